@@ -1,0 +1,114 @@
+"""The frames between a gateway worker and the mirror, on one Unix stream socket per worker.
+
+A frame is a header (`HEADER`: payload length, kind, exchange id) and its payload. Exchange ids count up per connection.
+The gateway sends OPEN, BODY*, REQUEST_END, RESPONSE, RESPONSE_BODY*, END — or DROP at any place, which ends the
+exchange. The mirror answers DONE once the shadow's event is on the log; what was not answered when the connection
+breaks is lost and counted by the gateway.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEADER = struct.Struct("<IBQ")
+MAX_PAYLOAD_BYTES = 1 << 20
+"""A sender splits longer bodies; a receiver treats a longer frame as a broken peer."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame carries."""
+
+    OPEN = 1
+    """JSON of `Open`, u16 length first, then the request head as it would go upstream (no credentials)."""
+    BODY = 2
+    """Request body bytes, unchunked."""
+    REQUEST_END = 3
+    RESPONSE = 4
+    """`RESPONSE_FIELDS`, then the live response's head bytes as the replica sent them."""
+    RESPONSE_BODY = 5
+    """Response body bytes, unchunked."""
+    END = 6
+    """`END_FIELDS`: the live side is complete."""
+    DROP = 7
+    """UTF-8 reason; the live exchange was aborted or the byte budget is spent."""
+    DONE = 8
+    """Mirror → gateway."""
+
+
+RESPONSE_FIELDS = struct.Struct("<HI")
+"""status, first byte in µs after arrival."""
+END_FIELDS = struct.Struct("<HIQ")
+"""status, total µs, response body bytes."""
+_OPEN_LENGTH = struct.Struct("<H")
+
+
+class BrokenPeer(ValueError):
+    """The other end sent what no frame can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """What the mirror must know before the first byte."""
+
+    endpoint: str
+    live: str
+    """Lower-case name of the deployment that answers the caller."""
+    candidates: tuple[str, ...]
+    request_id: str
+    start_ns: int
+
+
+def frame(kind: Kind, exchange: int, payload: bytes = b"") -> bytes:
+    """The bytes of one frame."""
+    return HEADER.pack(len(payload), kind, exchange) + payload
+
+
+def open_frame(exchange: int, opening: Open, head: bytes) -> bytes:
+    """An OPEN frame; `head` is the request line and headers, ending in an empty line."""
+    about = json.dumps(asdict(opening), separators=(",", ":")).encode()
+    return frame(Kind.OPEN, exchange, _OPEN_LENGTH.pack(len(about)) + about + head)
+
+
+def parse_open(payload: bytes) -> tuple[Open, bytes]:
+    """(`Open`, head bytes) of an OPEN frame's payload."""
+    try:
+        (length,) = _OPEN_LENGTH.unpack_from(payload)
+        about = json.loads(payload[2 : 2 + length])
+        return Open(**{**about, "candidates": tuple(about["candidates"])}), payload[2 + length :]
+    except (struct.error, ValueError, TypeError, KeyError) as error:
+        raise BrokenPeer(str(error)) from error
+
+
+class Decoder:
+    """Bytes in any slices → whole frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, int, bytes]]:
+        """Every frame that `data` completes, in order; raises `BrokenPeer` on nonsense."""
+        self._buffer += data
+        at = 0
+        try:
+            while len(self._buffer) - at >= HEADER.size:
+                length, kind, exchange = HEADER.unpack_from(self._buffer, at)
+                if length > MAX_PAYLOAD_BYTES:
+                    raise BrokenPeer(f"a frame of {length} bytes")
+                end = at + HEADER.size + length
+                if end > len(self._buffer):
+                    break
+                payload = bytes(self._buffer[at + HEADER.size : end])
+                at = end
+                try:
+                    yield Kind(kind), exchange, payload
+                except ValueError as error:
+                    raise BrokenPeer(f"unknown frame kind {kind}") from error
+        finally:
+            del self._buffer[:at]

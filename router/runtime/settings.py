@@ -1,0 +1,142 @@
+"""What each process is told at its start: the unit, the default and the reason stand under each field."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def default_cache() -> Path:
+    """`$TIDEGATE_CACHE`, else the user's cache folder: built environments are shared by every data folder."""
+    named = os.environ.get("TIDEGATE_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"
+
+
+@dataclass(frozen=True, slots=True)
+class DataLayout:
+    """Where things lie under `--data DIR`. Every process derives its paths from here."""
+
+    root: Path
+
+    @property
+    def control_db(self) -> Path:
+        """The control plane's store."""
+        return self.root / "control.db"
+
+    @property
+    def log(self) -> Path:
+        """Folder of the embedded log."""
+        return self.root / "log"
+
+    @property
+    def assets(self) -> Path:
+        """Uploaded code, models and conda files: `assets/<sha256>/…`, never changed once there."""
+        return self.root / "assets"
+
+    @property
+    def replicas(self) -> Path:
+        """One folder per replica of the local backend."""
+        return self.root / "replicas"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and shared memory of running processes."""
+        return self.root / "run"
+
+    @property
+    def board(self) -> Path:
+        """Cells shared by the gateway workers of this machine."""
+        return self.run / "board"
+
+    @property
+    def mirror_socket(self) -> Path:
+        """Where gateway workers tee to."""
+        return self.run / "mirror.sock"
+
+    @property
+    def autoscaler_socket(self) -> Path:
+        """HTTP of the autoscaler, for logs."""
+        return self.run / "autoscaler.sock"
+
+    @property
+    def shadow_key(self) -> Path:
+        """Secret that signs shadow markers; made at the first start, mode 0600."""
+        return self.root / "secrets" / "shadow.key"
+
+    def create(self) -> None:
+        """Make the folders; the whole tree is the owner's alone, because assets and logs may hold secrets."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.log, self.assets, self.replicas, self.run, self.shadow_key.parent):
+            folder.mkdir(exist_ok=True, mode=0o700)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """One gateway worker."""
+
+    data: DataLayout
+    host: str = "127.0.0.1"
+    """Loopback by default: being reachable is a decision."""
+    port: int = 8080
+    worker: int = 0
+    """Index of this worker, 0 ≤ worker < workers; a replacement takes the index of the one that died."""
+    workers: int = 1
+    domain: str = "localhost"
+    """`<endpoint>.<domain>` in the Host header leads to the endpoint."""
+    demand_period_seconds: float = 0.1
+    """How often demand is folded; half the reaction time of the autoscaler."""
+    mirror_budget_bytes: int = 8 << 20
+    """Bytes that may wait for the mirror, per worker; beyond it single shadows are dropped and counted."""
+    drain_seconds: float = 30.0
+    """Longest wait for exchanges under way after SIGTERM."""
+    max_head_bytes: int = 65536
+    """Request line plus headers."""
+    activation_seconds: float = 300.0
+    """Longest time a request may wait for a replica when none is ready; also bounded by the client leaving."""
+    max_waiting: int = 10_000
+    """Requests that may wait for a first replica, per deployment and worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """The mirror process."""
+
+    data: DataLayout
+    max_concurrent: int = 64
+    """Shadows in flight, over all candidates."""
+    max_waiting: int = 1024
+    """Shadows waiting for a candidate."""
+    memory_bytes: int = 256 << 20
+    """Request and response bytes held; beyond it shadows are dropped with reason `memory`."""
+    timeout_seconds: float = 300.0
+    """A shadow's own deadline, independent of the live request's."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscalerSettings:
+    """The autoscaler process."""
+
+    data: DataLayout
+    cache: Path
+    """Built environments."""
+    tick_seconds: float = 1.0
+    """Longest time between two decisions; demand at zero and spec changes decide at once."""
+    drain_acknowledge_seconds: float = 10.0
+    """A gateway that has been silent this long no longer holds up a drain."""
+    scoring_url: str = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The control plane."""
+
+    data: DataLayout
+    host: str = "127.0.0.1"
+    port: int = 8081
+    gateway_url: str = "http://127.0.0.1:8080"
+    """Base of scoring URIs."""
+    revisions_kept: int = 100
+    """Per endpoint; older ones can no longer be rolled back to."""
