@@ -1,0 +1,43 @@
+# Every target sets up what it needs: a virtual environment in .venv at locked versions, system packages by apt where
+# that is possible, a sentence naming them where it is not.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help demo test lint bench clean setup lock
+
+SUMMARY ?=
+JSON ?=
+PYTEST ?=
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## Create .venv with everything at the locked versions
+	@bash deploy/setup-venv.sh
+
+demo: setup ## Run all of Tidegate with real models, send traffic, show what happened (SUMMARY=file.json)
+	@.venv/bin/python -m loadtests.demo $(if $(SUMMARY),--summary '$(SUMMARY)')
+
+lint: setup ## Format, lint, layers, types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
+	.venv/bin/mypy
+
+test: lint ## Lint, then every test (PYTEST="-k name" narrows)
+	.venv/bin/pytest $(PYTEST)
+
+bench: setup ## The gateway beside nginx in one run (JSON=file.json)
+	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk
+	@.venv/bin/python -m loadtests.gateway $(if $(JSON),--json '$(JSON)')
+
+lock: setup ## Pin every dependency anew, with hashes
+	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url pyproject.toml -o deploy/requirements/runtime.txt
+	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --extra test --extra kafka --extra kubernetes --extra bench pyproject.toml \
+	  -o deploy/requirements/dev.txt
+
+clean: ## Remove .venv, caches and the default data folder
+	rm -rf .venv .tidegate .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
