@@ -1,0 +1,112 @@
+"""What the mirror knows of the world: every endpoint's candidates and replicas, folded from `specs` and `replicas`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from router.contract.azure import deployment_from_document, endpoint_from_document
+from router.contract.codec import Malformed, UnknownSchema, decode_replicas, decode_specs
+from router.contract.errors import InvalidSpec
+from router.contract.events import (
+    REPLICAS,
+    SPECS,
+    EndpointReplicas,
+    EndpointRevision,
+    Replica,
+    ReplicaState,
+)
+from router.runtime.log.base import Log, Message
+
+_log = logging.getLogger("tidegate.mirror")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointView:
+    """One endpoint as the mirror sees it."""
+
+    revision: int = 0
+    deleted: bool = False
+    mirrors: tuple[str, ...] = ()
+    """Deployments that are mirrored to."""
+    per_replica: Mapping[str, int] = field(default_factory=dict)
+    """Deployment → shadows that one replica may have in flight."""
+    replicas_version: int = 0
+    replicas: Mapping[str, tuple[Replica, ...]] = field(default_factory=dict)
+
+    def draining(self) -> tuple[str, ...]:
+        """Ids of every draining replica."""
+        return tuple(
+            replica.id
+            for group in self.replicas.values()
+            for replica in group
+            if replica.state is ReplicaState.DRAINING
+        )
+
+
+class Directory:
+    """Endpoint name → `EndpointView`; a deleted endpoint stays, because the revision that deleted it still counts."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, EndpointView] = {}
+        self.skipped = 0
+        """Messages that could not be read."""
+
+    def view(self, endpoint: str) -> EndpointView:
+        """What is known of an endpoint, possibly nothing."""
+        return self.endpoints.get(endpoint, EndpointView())
+
+    def apply(self, message: Message) -> str | None:
+        """Fold one message; returns the endpoint it changed, None when nothing changed."""
+        try:
+            if message.topic == SPECS:
+                return self._specs(decode_specs(message.value))
+            if message.topic == REPLICAS:
+                return self._replicas(decode_replicas(message.value))
+        except (Malformed, UnknownSchema, InvalidSpec) as error:
+            self.skipped += 1
+            _log.warning("skipped a %s message of %s: %s", message.topic, message.key, error)
+        return None
+
+    def _specs(self, event: EndpointRevision) -> str | None:
+        old = self.view(event.endpoint)
+        if event.revision <= old.revision and not old.deleted:
+            return None
+        mirrors: tuple[str, ...] = ()
+        per_replica = {}
+        if not event.deleted:
+            targets = endpoint_from_document(event.document).mirrors()
+            mirrors = tuple(target.deployment.lower() for target in targets)
+            for name, document in event.deployments.items():
+                spec = deployment_from_document(document, endpoint_name=event.endpoint)
+                per_replica[name] = spec.request_settings.max_concurrent_requests_per_instance
+        self.endpoints[event.endpoint] = replace(
+            old, revision=event.revision, deleted=event.deleted, mirrors=mirrors, per_replica=per_replica
+        )
+        return event.endpoint
+
+    def _replicas(self, event: EndpointReplicas) -> str | None:
+        old = self.view(event.endpoint)
+        if event.version <= old.replicas_version:
+            return None
+        replicas = {name: group.replicas for name, group in event.deployments.items()}
+        self.endpoints[event.endpoint] = replace(old, replicas_version=event.version, replicas=replicas)
+        return event.endpoint
+
+
+async def follow(log: Log, directory: Directory, changed: Callable[[str], None], current: Callable[[], None]) -> None:
+    """Fold the log into `directory` until cancelled; `current` is called once, when everything known was read."""
+    reader = log.reader((SPECS, REPLICAS))
+    caught_up = False
+    try:
+        while True:
+            if not caught_up and await reader.caught_up():
+                caught_up = True
+                current()
+            for message in await reader.next(None if caught_up else 0.05):
+                endpoint = directory.apply(message)
+                if endpoint is not None:
+                    changed(endpoint)
+    finally:
+        await reader.close()

@@ -1,0 +1,98 @@
+"""Heads of messages: what of a live request goes to a candidate, and what of a response head matters for comparing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CREDENTIALS = frozenset(
+    {
+        b"authorization", b"proxy-authorization", b"cookie", b"api-key", b"x-api-key", b"x-auth-token",
+        b"x-amz-security-token", b"x-forwarded-client-cert",
+    }
+)  # fmt: skip
+"""What a caller proves its identity with. Cookies are among them: a session cookie is a credential, and a candidate is
+not trusted with one, even where a model would read it."""
+_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"expect", b"upgrade",
+     b"content-length", b"transfer-encoding"}
+)  # fmt: skip
+"""Said between two neighbours; the framing is written anew from the body that was received."""
+_RESERVED = b"x-tidegate-"
+"""Ours alone; what a client wrote there is not passed on."""
+
+
+class BadHead(ValueError):
+    """A head that cannot be passed on; the message is the word under which the shadow is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowHead:
+    """A live request's head, cleaned: request line and headers, without the closing empty line."""
+
+    method: str
+    lines: bytes
+    chunked: bool
+    """The live body came chunked, so the shadow's does too."""
+    length: int | None
+    """Declared content length."""
+
+    def for_candidate(self, marker: str, body_bytes: int) -> bytes:
+        """The whole head of one shadow request."""
+        if self.chunked:
+            framing = "transfer-encoding: chunked\r\n"
+        elif body_bytes or self.length is not None:
+            framing = f"content-length: {body_bytes}\r\n"
+        else:
+            framing = ""
+        return self.lines + f"{framing}x-tidegate-shadow: {marker}\r\n\r\n".encode("latin-1")
+
+
+def shadow_head(head: bytes) -> ShadowHead:
+    """Clean a live request head; raises `BadHead`."""
+    first, _, rest = head.partition(b"\r\n")
+    method, _, target = first.partition(b" ")
+    if not method or not target:
+        raise BadHead("malformed")
+    kept = [first]
+    chunked, length = False, None
+    for name, value, line in _fields(rest):
+        if name == b"upgrade":
+            raise BadHead("upgrade")
+        if name == b"transfer-encoding":
+            chunked = True
+        elif name == b"content-length":
+            if not value.isdigit():
+                raise BadHead("malformed")
+            length = int(value)
+        if name not in CREDENTIALS and name not in _HOP and not name.startswith(_RESERVED):
+            kept.append(line)
+    return ShadowHead(method.decode("latin-1"), b"\r\n".join(kept) + b"\r\n", chunked, length)
+
+
+def _fields(lines: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """(lower-case name, value, whole line) of each header; a folded line could hide a credential, so it is refused."""
+    fields = []
+    for line in lines.split(b"\r\n"):
+        if not line:
+            break
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name.strip() != name or b"\n" in line or b"\r" in line:
+            raise BadHead("malformed")
+        fields.append((name.lower(), value.strip(), line))
+    return fields
+
+
+def content_of(head: bytes) -> tuple[str, str]:
+    """(content type without parameters, content encoding) of a response head, lower case; raises `BadHead`."""
+    content_type = encoding = b""
+    for name, value, _ in _fields(head.partition(b"\r\n")[2]):
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding":
+            encoding = value
+    return plain_type(content_type), encoding.lower().decode("latin-1")
+
+
+def plain_type(value: bytes) -> str:
+    """A content type's `type/subtype`, lower case."""
+    return value.partition(b";")[0].strip().lower().decode("latin-1")

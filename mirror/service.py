@@ -1,0 +1,80 @@
+"""The mirror as a process: wiring and shutdown, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mirror.budget import Budget
+from mirror.capture import Spill
+from mirror.discovery import Directory, follow
+from mirror.dispatcher import Dispatcher
+from mirror.marker import load_key
+from mirror.receiver import Receiver, unbinder
+from mirror.recorder import Recorder
+from router.contract.errors import Unavailable
+from router.runtime.log.base import Log
+from router.runtime.settings import MirrorSettings
+
+_log = logging.getLogger("tidegate.mirror")
+GRACE_SECONDS = 3.0
+"""How long exchanges may still end by themselves after `stop`; then they are dropped as `shutdown`."""
+FLUSH_SECONDS = 5.0
+EXCHANGES = 10_000
+"""Exchanges held at once, from their first frame to their events."""
+SPILL_BYTES = 2 << 30
+"""Request bodies on disk, over all exchanges."""
+BODY_BYTES = 256 << 20
+"""Largest request body that is mirrored; longer ones are dropped as `too_large`."""
+
+
+async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Mirror until `stop`. `on_ready` is called once gateways can connect and the candidates are known.
+
+    Raises `Conflict` when another mirror owns the socket. The log stays open; it is the caller's.
+    """
+    settings.data.create()
+    directory = Directory()
+    recorder = Recorder(log, directory)
+    key = load_key(settings.data.shadow_key)
+    current = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        dispatcher = Dispatcher(settings, key, directory, group, recorder.urge)
+        memory = Budget(settings.memory_bytes, EXCHANGES, "memory")
+        spill = Spill(settings.data.run, Budget(SPILL_BYTES, EXCHANGES, "spill_full"), exchange_bytes=BODY_BYTES)
+        receiver = Receiver(memory, spill, dispatcher, recorder)
+
+        def changed(endpoint: str) -> None:
+            dispatcher.changed(endpoint)
+            recorder.urge(endpoint)
+
+        following = group.create_task(follow(log, directory, changed, current.set), name="mirror discovery")
+        reporting = group.create_task(recorder.run(dispatcher), name="mirror demand")
+        await current.wait()
+        server = await receiver.listen(settings.data.mirror_socket)
+        unbind = unbinder(settings.data.mirror_socket)
+        try:
+            on_ready()
+            await stop.wait()
+            unbind()
+            server.close()
+            await receiver.drain(GRACE_SECONDS)
+        finally:
+            server.close()
+            unbind()
+            receiver.drop_all("shutdown")
+            receiver.abort()
+            following.cancel()
+            reporting.cancel()
+    recorder.report(dispatcher, everything=True)
+    dispatcher.close()
+    await _flush(log)
+
+
+async def _flush(log: Log) -> None:
+    try:
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await log.flush()
+    except (TimeoutError, Unavailable) as error:
+        _log.error("the last events may be lost: the log did not commit them: %r", error)
