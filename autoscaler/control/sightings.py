@@ -1,0 +1,52 @@
+"""What the backends show, by backend and deployment, and which endpoints a new observation changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from autoscaler.backends.base import Condition, Observation, ObservedReplica, Target
+
+
+@dataclass(slots=True)
+class Sighting:
+    """One deployment as one backend shows it."""
+
+    replicas: list[ObservedReplica] = field(default_factory=list)
+    condition: Condition | None = None
+
+
+NOTHING = Sighting()
+
+
+class Sightings:
+    """The newest observation of every backend."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, dict[Target, Sighting]] = {}
+        self._running: dict[str, dict[str, set[str]]] = {}
+        """Backend → endpoint → deployments that have replicas there."""
+
+    def take(self, backend: str, observation: Observation) -> set[str]:
+        """All that `backend` runs now; returns the endpoints for which that is news."""
+        shown: dict[Target, Sighting] = {}
+        running: dict[str, set[str]] = {}
+        for one in observation.replicas:
+            shown.setdefault((one.endpoint, one.deployment), Sighting()).replicas.append(one)
+            running.setdefault(one.endpoint, set()).add(one.deployment)
+        for target, condition in observation.conditions.items():
+            shown.setdefault(target, Sighting()).condition = condition
+        before = self._shown.get(backend, {})
+        self._shown[backend], self._running[backend] = shown, running
+        return {target[0] for target in {*shown, *before} if shown.get(target) != before.get(target)}
+
+    def of(self, backend: str, target: Target) -> Sighting:
+        """`target` on `backend`; `NOTHING` when it is not there."""
+        return self._shown.get(backend, {}).get(target, NOTHING)
+
+    def elsewhere(self, home: str, target: Target) -> list[ObservedReplica]:
+        """Replicas of `target` on every backend but `home`."""
+        return [one for backend in self._shown if backend != home for one in self.of(backend, target).replicas]
+
+    def running(self, endpoint: str) -> set[str]:
+        """Deployments of `endpoint` that have replicas somewhere."""
+        return {name for running in self._running.values() for name in running.get(endpoint, ())}
