@@ -1,0 +1,78 @@
+"""Asking a replica how it is. The decision is a value (`Streak`), the question one short HTTP exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from router.contract.specs import Probe
+
+
+_DRAIN_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class Streak:
+    """How often in a row a probe gave the same answer."""
+
+    probe: Probe
+    successes: int = 0
+    failures: int = 0
+
+    def passed(self, ok: bool) -> bool | None:
+        """Count one answer. True or False when the threshold is reached, None while it is open."""
+        if ok:
+            self.successes, self.failures = self.successes + 1, 0
+            return True if self.successes >= self.probe.success_threshold else None
+        self.successes, self.failures = 0, self.failures + 1
+        return False if self.failures >= self.probe.failure_threshold else None
+
+
+def startup_seconds(readiness: Probe, startup: Probe | None) -> float:
+    """Longest time from a server's start to its first readiness: the start-up probe's patience, else readiness's."""
+    probe = startup or readiness
+    return probe.initial_delay + probe.period * probe.failure_threshold
+
+
+def pause_seconds(age_seconds: float) -> float:
+    """Time between two questions while a server starts: dense at first, because a caller may be waiting.
+
+    The periods of the YAML hold once it is ready. Early failures do not count, an early success does.
+    """
+    return 0.05 if age_seconds < 10 else min(0.5, age_seconds / 200)
+
+
+async def answers(host: str, port: int, path: str, timeout_seconds: float) -> bool:
+    """Whether `GET path` is answered with a status from 200 to 399 in time."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _get(host, port, path)
+    except (OSError, TimeoutError, ValueError):
+        return False
+
+
+async def _get(host: str, port: int, path: str) -> bool:
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (host, port))
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: tidegate-probe\r\nConnection: close\r\n\r\n"
+        await loop.sock_sendall(sock, head.encode())
+        data = b""
+        while b"\r\n" not in data and len(data) < 1024:
+            more = await loop.sock_recv(sock, 4096)
+            if not more:
+                break
+            data += more
+        # The rest is read so that the server does not see a reset, but the answer is known: a server that keeps the
+        # connection open although it was asked to close is not waited for.
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                for _ in range(64):
+                    if not await loop.sock_recv(sock, 65536):
+                        break
+    version, _, rest = data.partition(b" ")
+    return version.startswith(b"HTTP/1.") and 200 <= int(rest[:3]) < 400
