@@ -1,0 +1,245 @@
+"""Wiring: what a role needs is built here and handed to it. The only module that knows every part.
+
+Each role imports its own code only inside its own process: a gateway worker never pays for the control plane's memory.
+Signals: SIGTERM and SIGINT end a role in good order. The autoscaler leaves its replicas running then, for the next one
+to adopt; SIGUSR1 ends them too (`tidegate up` sends it when the whole tree ends).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.contract.errors import TidegateError
+from router.runtime.settings import (
+    AutoscalerSettings,
+    ControlSettings,
+    DataLayout,
+    GatewaySettings,
+    MirrorSettings,
+    default_cache,
+)
+
+if TYPE_CHECKING:
+    import asyncio  # the command line's own start must not pay for it
+
+    from router.runtime.log.base import Log
+    from router.supervision import Role
+
+ROLES = ("control", "autoscaler", "mirror", "gateway")
+
+
+def default_data() -> Path:
+    """`$TIDEGATE_DATA`, else the user's data folder: what runs does not depend on the folder a command is typed in."""
+    named = os.environ.get("TIDEGATE_DATA")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "tidegate"
+
+
+@dataclass(slots=True)
+class Stopping:
+    """How a role is told to end."""
+
+    stop: asyncio.Event
+    for_good: bool = False
+    """Whether the replicas end too."""
+
+    def listen(self) -> None:
+        """Install the signal handlers in the running loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._finish)
+
+    def _finish(self) -> None:
+        self.for_good = True
+        self.stop.set()
+
+
+OnReady = Callable[[], None]
+
+
+async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
+    from router.control.service import run
+
+    settings = ControlSettings(data, host=flags.host, port=flags.port, gateway_url=flags.gateway_url)
+    await run(settings, log, stopping.stop, ready)
+
+
+async def _mirror(_: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
+    from mirror.service import run
+
+    await run(MirrorSettings(data), log, stopping.stop, ready)
+
+
+async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
+    from router.gateway.worker import run
+
+    settings = GatewaySettings(
+        data,
+        host=flags.host,
+        port=flags.port,
+        worker=flags.worker,
+        workers=flags.workers,
+        domain=flags.domain,
+        drain_seconds=flags.drain_seconds,
+    )
+    await run(settings, log, stopping.stop, ready)
+
+
+async def _autoscaler(
+    flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady
+) -> None:
+    from autoscaler.backends.local import LocalBackend
+    from autoscaler.control.service import run
+
+    backend = LocalBackend(data, flags.cache)
+    settings = AutoscalerSettings(data, flags.cache, scoring_url=flags.gateway_url)
+    try:
+        await run(settings, {"local": backend}, log, stopping.stop, ready)
+    finally:
+        await backend.close(end_replicas=stopping.for_good)
+
+
+_RUN = {"control": _control, "autoscaler": _autoscaler, "mirror": _mirror, "gateway": _gateway}
+
+
+def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
+    """The flags of one role: the same for `tidegate ROLE` and for the processes of `tidegate up`."""
+    parser.add_argument("--data", type=Path, default=default_data(), help="data folder (default: %(default)s)")
+    parser.add_argument("--log", help="the log's address (default: embedded:DATA/log)")
+    parser.add_argument("--ready-fd", type=int, help="file descriptor that gets one byte when the role is ready")
+    if role in ("control", "gateway"):
+        port = 8080 if role == "gateway" else 8081
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+        parser.add_argument("--port", type=int, default=port, help="port to listen on (default: %(default)s)")
+    if role in ("control", "autoscaler"):
+        url = "http://127.0.0.1:8080"
+        parser.add_argument("--gateway-url", default=url, help="base of scoring URIs (default: %(default)s)")
+    if role == "autoscaler":
+        cache = default_cache()
+        parser.add_argument("--cache", type=Path, default=cache, help="built environments (default: %(default)s)")
+    if role == "gateway":
+        parser.add_argument("--worker", type=int, default=0, help="index of this worker on this machine")
+        parser.add_argument("--workers", type=int, default=1, help="workers on this machine that share the port")
+        parser.add_argument("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too")
+        parser.add_argument("--drain-seconds", type=float, default=30.0, help="longest wait for open exchanges")
+
+
+def run_role(role: str, flags: argparse.Namespace) -> int:
+    """Run one role in this process until it is told to end."""
+    import asyncio
+
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if role == "gateway":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    flags.data = flags.data.absolute()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(role, flags))
+    return 0
+
+
+async def _serve(role: str, flags: argparse.Namespace) -> None:
+    import asyncio
+
+    from router.runtime.log.opening import open_log
+
+    data = DataLayout(flags.data)
+    data.create()
+    stopping = Stopping(asyncio.Event())
+    stopping.listen()
+    log = open_log(flags.log or f"embedded:{data.log}")
+    try:
+        await _RUN[role](flags, data, log, stopping, lambda: report_ready(flags.ready_fd))
+    finally:
+        await log.close()
+
+
+def report_ready(ready_fd: int | None) -> None:
+    """Tell whoever started this process that it does its work now."""
+    if ready_fd is not None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSettings:
+    """The whole of `tidegate up`."""
+
+    data: DataLayout
+    cache: Path
+    log: str
+    host: str
+    port: int
+    control_host: str
+    control_port: int
+    gateway_url: str
+    workers: int
+    domain: str = "localhost"
+    drain_seconds: float = 30.0
+
+
+def tree(settings: TreeSettings) -> list[Role]:
+    """The roles of `tidegate up`. They end in this order: gateways, mirror, autoscaler with its replicas, control."""
+    from router.supervision import Role
+
+    logs = settings.data.root / "logs"
+    home = Path(__file__).resolve().parents[1]  # where `-m router.app` is found, installed or not
+
+    def role(name: str, kind: str, stage: int, grace_seconds: float, flags: Mapping[str, object]) -> Role:
+        own = [f"--{flag}={value}" for flag, value in flags.items()]
+        shared = [f"--data={settings.data.root}", f"--log={settings.log}"]
+        return Role(
+            name,
+            (sys.executable, "-m", "router.app", kind, *shared, *own),
+            stage,
+            logs / f"{name.replace(' ', '-')}.log",
+            stop_signal=signal.SIGUSR1 if kind == "autoscaler" else signal.SIGTERM,
+            grace_seconds=grace_seconds,
+            cwd=home,
+            drains=kind == "gateway",
+            finishes=kind == "autoscaler",
+        )
+
+    listen = {"host": settings.host, "port": settings.port, "domain": settings.domain, "workers": settings.workers}
+    drain = {"drain-seconds": settings.drain_seconds}
+    control = {"host": settings.control_host, "port": settings.control_port, "gateway-url": settings.gateway_url}
+    scaler = {"cache": settings.cache, "gateway-url": settings.gateway_url}
+    return [
+        role("control", "control", 4, 10, control),
+        role("autoscaler", "autoscaler", 3, 60, scaler),
+        role("mirror", "mirror", 2, 10, {}),
+        *(
+            role(f"gateway {index}", "gateway", 1, settings.drain_seconds + 5, {**listen, **drain, "worker": index})
+            for index in range(settings.workers)
+        ),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m router.app ROLE …`: a role without the command line's code in memory."""
+    parser = argparse.ArgumentParser(prog="tidegate")
+    roles = parser.add_subparsers(dest="role", required=True)
+    for role in ROLES:
+        add_role_arguments(roles.add_parser(role), role)
+    flags = parser.parse_args(arguments)
+    try:
+        return run_role(flags.role, flags)
+    except TidegateError as error:
+        print(f"{error.code}: {error.message}", file=sys.stderr)  # noqa: T201 -- the role's own output
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What a terminal shows: a bar that moves, a table that keeps itself up to date, also while the control plane is away."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.cli_control_plane import Answer, FakeControlPlane, fake_control_plane
+
+ROOT = Path(__file__).parents[3]
+
+
+class Terminal:
+    """The command on a pseudo-terminal of 160 columns."""
+
+    def __init__(self, plane: FakeControlPlane, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        environment = {**os.environ, "TIDEGATE_URL": plane.url, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "router.cli.main", *words],
+            cwd=ROOT,
+            env=environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.text = ""
+
+    def until(self, pattern: str, seconds: float = 60) -> None:
+        """Read until the screen has shown `pattern`."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, self.text
+            try:
+                self.text += re.sub(
+                    r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self._master, 65536).decode(errors="replace")
+                )
+            except OSError:  # the other side is closed
+                assert re.search(pattern, self.text), self.text
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self._master)
+
+
+def told(ready: int) -> dict[str, Any]:
+    replicas = {"observed": 2, "ready": ready, "desired": 2}
+    blue = {"name": "blue", "weight": 100, "phase": "ready", "replicas": replicas}
+    return {"endpoints": [{"name": "shop", "revision": 4, "deployments": [blue]}]}
+
+
+def test_status_follows_what_changes_until_it_is_interrupted() -> None:
+    with fake_control_plane() as plane:
+        plane.on("GET", "/v1/status", Answer(body=told(0)), Answer(body=told(1)), Answer(body=told(2)))
+        screen = Terminal(plane, "status", "--interval", "0.1")
+        try:
+            screen.until("2/0/2")
+            screen.until("2/2/2")
+        finally:
+            screen.process.send_signal(2)
+            assert screen.end() == 130
+
+
+def test_an_operation_is_a_bar_and_the_answer_follows() -> None:
+    with fake_control_plane() as plane:
+        steps = [
+            {"id": "7", "status": "InProgress", "phase": "building", "progress": 0.42, "message": "Installed numpy"},
+            {"id": "7", "status": "Succeeded", "phase": "ready", "progress": 1.0, "message": ""},
+        ]
+        path = "/v1/endpoints/shop/deployments/blue"
+        plane.on("POST", f"{path}/restart", Answer(202, {}, {"Azure-AsyncOperation": "/v1/operations/7"}))
+        plane.on("GET", "/v1/operations/7", *[Answer(body=step) for step in (steps[0],) * 4 + (steps[1],)])
+        plane.on("GET", path, Answer(body={"name": "blue"}))
+        screen = Terminal(plane, "online-deployment", "restart", "-n", "blue", "-e", "shop")
+        try:
+            screen.until(r"restart blue: building .* 42 % Installed numpy")
+            screen.until(r'"name": "blue"')
+        finally:
+            assert screen.end() == 0
+
+
+def test_a_deletion_is_asked_for() -> None:
+    with fake_control_plane() as plane:
+        plane.on("DELETE", "/v1/endpoints/shop", Answer(202))
+        screen = Terminal(plane, "online-endpoint", "delete", "-n", "shop", "--no-wait")
+        try:
+            screen.until(r"Delete the endpoint 'shop' with all its deployments\? \(y/n\)")
+            assert not plane.requests
+            screen.type("y\n")
+        finally:
+            assert screen.end() == 0
+        assert [request.method for request in plane.requests] == ["DELETE"]
