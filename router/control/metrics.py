@@ -1,0 +1,123 @@
+"""The fleet as Prometheus metrics. Only deployments that exist get a series, so that cardinality is the operator's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from router.contract.events import BUCKETS, bucket_seconds
+from router.control.content import Standing
+from router.control.fleet import Fleet, replica_counts
+from router.control.rates import Demand, Totals
+from router.control.views import mirror_percents
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LABELS = ("endpoint", "deployment")
+_EDGES = range(3, BUCKETS - 1, 4)
+"""Every fourth of the histogram's edges: fifteen buckets per deployment from 1 ms to 7 min."""
+
+
+def render(standings: Sequence[Standing], fleet: Fleet, now_ns: int) -> bytes:
+    """The text that Prometheus scrapes."""
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(standings, fleet, now_ns))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    """One scrape."""
+
+    def __init__(self, standings: Sequence[Standing], fleet: Fleet, now_ns: int) -> None:
+        self._standings = standings
+        self._fleet = fleet
+        self._now_ns = now_ns
+        self._targets = [(one.endpoint, name) for one in standings for name in sorted(one.content.deployments)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family."""
+        yield from self._specs()
+        yield from self._replicas()
+        yield from self._counts()
+        yield self._latency()
+        yield from self._gauges()
+        yield self._shadows()
+        skipped = CounterMetricFamily("tidegate_log_skipped_messages", "Messages of the log that could not be read")
+        skipped.add_metric((), self._fleet.skipped)
+        yield skipped
+
+    def _specs(self) -> Iterable[Metric]:
+        revision = GaugeMetricFamily(
+            "tidegate_endpoint_revision", "Newest revision of the endpoint", labels=("endpoint",)
+        )
+        weight = GaugeMetricFamily("tidegate_deployment_weight_percent", "Share of the live traffic", labels=_LABELS)
+        mirror = GaugeMetricFamily("tidegate_deployment_mirror_percent", "Share mirrored to it", labels=_LABELS)
+        for one in self._standings:
+            revision.add_metric((one.endpoint,), one.revision)
+            mirrored = mirror_percents(one.content.document)
+            for name, share in one.content.traffic.items():
+                weight.add_metric((one.endpoint, name), share)
+                mirror.add_metric((one.endpoint, name), mirrored.get(name, 0))
+        return revision, weight, mirror
+
+    def _replicas(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "tidegate_replicas", "Replicas: observed, ready, desired", labels=(*_LABELS, "count")
+        )
+        for endpoint, name in self._targets:
+            for count, value in replica_counts(self._fleet.replicas(endpoint).get(name)).items():
+                family.add_metric((endpoint, name, count), value)
+        yield family
+        decisions = CounterMetricFamily("tidegate_scaling_decisions", "Changes of a desired count", labels=_LABELS)
+        for target in self._targets:
+            decisions.add_metric(target, self._fleet.decisions.get(target, 0))
+        yield decisions
+
+    def _totals(self) -> list[tuple[tuple[str, str], Totals]]:
+        nothing = Demand()
+        return [(target, self._fleet.live.get(target, nothing).totals) for target in self._targets]
+
+    def _counts(self) -> Iterable[Metric]:
+        for field, words in (
+            ("arrivals", "Requests that arrived"),
+            ("completions", "Requests that a replica answered"),
+            ("errors", "Requests that the model or its replica failed"),
+            ("rejected", "Requests that the gateway refused or gave up"),
+            ("tokens", "Tokens streamed"),
+        ):
+            family = CounterMetricFamily(
+                f"tidegate_{'requests' if field == 'arrivals' else field}", words, labels=_LABELS
+            )
+            for target, totals in self._totals():
+                family.add_metric(target, getattr(totals, field))
+            yield family
+
+    def _latency(self) -> Metric:
+        family = HistogramMetricFamily("tidegate_request_seconds", "Arrival to last byte", labels=_LABELS)
+        for target, totals in self._totals():
+            below = [(str(bucket_seconds(edge)), float(sum(totals.latency[: edge + 1]))) for edge in _EDGES]
+            buckets = [*below, ("+Inf", float(sum(totals.latency)))]
+            family.add_metric(target, buckets, totals.latency_sum_seconds())
+        return family
+
+    def _gauges(self) -> Iterable[Metric]:
+        in_flight = GaugeMetricFamily("tidegate_in_flight_requests", "Requests in flight", labels=_LABELS)
+        queued = GaugeMetricFamily("tidegate_queued_requests", "Requests waiting for a replica", labels=_LABELS)
+        for target in self._targets:
+            view = self._fleet.demand(target, self._now_ns)
+            if view is not None:
+                in_flight.add_metric(target, view.in_flight)
+                queued.add_metric(target, view.queued)
+        return in_flight, queued
+
+    def _shadows(self) -> Metric:
+        family = CounterMetricFamily("tidegate_shadows", "Shadows by how they ended", labels=(*_LABELS, "result"))
+        for target in self._targets:
+            counts = self._fleet.shadow_counts(target)
+            family.add_metric((*target, "equal"), counts.equal)
+            family.add_metric((*target, "not_equal"), counts.compared - counts.equal)
+            family.add_metric((*target, "dropped"), counts.dropped)
+        return family

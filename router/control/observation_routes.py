@@ -1,0 +1,118 @@
+"""REST of everything that is only looked at, and of assets: health, operations, status, metrics, events."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from router.contract.errors import InvalidSpec, NotFound, Problem, Unavailable
+from router.contract.events import TOPICS
+from router.control import event_lines, metrics, views
+from router.control.answers import answer
+from router.control.asset_references import SHA256, Reference
+from router.control.plane import PLANE, Plane, now_ns
+from router.runtime.log.base import Reader
+
+CHUNK_BYTES = 1 << 20
+MAX_TAIL = 10_000
+MAX_FOLLOWERS = 32
+"""Open event streams; each holds a reader of the log."""
+FOLLOW_SECONDS = 0.5
+"""How soon a stream notices that its caller or the server is gone."""
+
+
+async def health(_: web.Request) -> web.Response:
+    """That this process answers."""
+    return answer({"status": "ok"})
+
+
+async def get_operation(request: web.Request) -> web.Response:
+    """One operation."""
+    operation = await request.app[PLANE].operation(request.match_info["operation"])
+    return answer(views.operation(operation), headers={"Retry-After": "1"} if operation.open else None)
+
+
+async def status(request: web.Request) -> web.Response:
+    """Every endpoint at this moment."""
+    plane = request.app[PLANE]
+    standings = await plane.store.all()
+    plane.fleet.forget({(one.endpoint, name) for one in standings for name in one.content.deployments})
+    return answer(views.status(standings, plane.fleet, now_ns()))
+
+
+async def prometheus(request: web.Request) -> web.Response:
+    """The same for Prometheus."""
+    plane = request.app[PLANE]
+    text = metrics.render(await plane.store.all(), plane.fleet, now_ns())
+    return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def head_asset(request: web.Request) -> web.Response:
+    """Whether the asset is there."""
+    there = request.app[PLANE].assets.exists(Reference(_sha256(request), ""))
+    return web.Response(status=200 if there else 404)
+
+
+async def put_asset(request: web.Request) -> web.Response:
+    """Take an upload."""
+    sha256, assets = _sha256(request), request.app[PLANE].assets
+    if assets.exists(Reference(sha256, "")):
+        return answer({"sha256": sha256}, 200)
+    chunks: AsyncIterator[bytes] = request.content.iter_chunked(CHUNK_BYTES)
+    new = await assets.store(sha256, chunks)
+    return answer({"sha256": sha256}, 201 if new else 200)
+
+
+def _sha256(request: web.Request) -> str:
+    text = request.match_info["sha256"]
+    if SHA256.fullmatch(text) is None:
+        raise InvalidSpec([Problem("sha256", "64 lower-case hex digits", text)])
+    return text
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """The newest events of a topic, then, when asked, each one as it comes."""
+    plane, topic = request.app[PLANE], request.match_info["topic"]
+    if topic not in TOPICS:
+        raise NotFound(f"there is no topic {topic}; there are {', '.join(TOPICS)}")
+    follow, tail = _follow(request), _tail(request)
+    if plane.followers >= MAX_FOLLOWERS:
+        raise Unavailable(f"{MAX_FOLLOWERS} event streams are open, the most there can be: close one")
+    plane.followers += 1
+    try:
+        lines, reader = await event_lines.last_lines(plane.log, topic, tail)
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+            await response.prepare(request)
+            with contextlib.suppress(ConnectionResetError):  # the caller has seen enough
+                await response.write(b"".join(lines))
+                if follow:
+                    await _stream(plane, request, response, reader)
+                await response.write_eof()
+            return response
+        finally:
+            await reader.close()
+    finally:
+        plane.followers -= 1
+
+
+async def _stream(plane: Plane, request: web.Request, response: web.StreamResponse, reader: Reader) -> None:
+    while not plane.closing.is_set() and request.transport is not None and not request.transport.is_closing():
+        for message in await reader.next(FOLLOW_SECONDS):
+            await response.write(b"".join(event_lines.lines_of(message)))
+
+
+def _follow(request: web.Request) -> bool:
+    text = request.query.get("follow", "false").lower()
+    if text not in ("true", "false"):
+        raise InvalidSpec([Problem("follow", "true or false", text)])
+    return text == "true"
+
+
+def _tail(request: web.Request) -> int:
+    text = request.query.get("tail", "0" if _follow(request) else "100")
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) > MAX_TAIL:
+        raise InvalidSpec([Problem("tail", f"a whole number from 0 to {MAX_TAIL}", text)])
+    return int(text)

@@ -1,0 +1,103 @@
+"""The control plane as a process: what it opens, the tasks it runs, and the order in which it ends.
+
+Ready means: everything in the store is published and the API answers. End: stop accepting, end the streams, finish
+the requests under way, stop the tasks, close the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from router.contract.errors import TidegateError, Unavailable
+from router.control.api import application
+from router.control.assets import Assets
+from router.control.fleet import Fleet
+from router.control.plane import Plane
+from router.control.publisher import Publisher
+from router.control.settling import Settler
+from router.control.store import Store
+from router.runtime.log.base import Log
+from router.runtime.settings import ControlSettings
+
+_log = logging.getLogger(__name__)
+RETRY_SECONDS = 1.0
+SHUTDOWN_SECONDS = 5.0
+"""Longest wait for requests under way."""
+
+
+async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Serve until `stop`. Raises `Unavailable` when the store, the log or the address cannot be had."""
+    settings.data.create()
+    unsettled = asyncio.Event()
+    fleet = Fleet(unsettled.set)
+    publisher = Publisher(log, unsettled.set)
+    settler = Settler(publisher, fleet, unsettled)
+
+    def committed() -> None:
+        publisher.wake()
+        unsettled.set()
+
+    path, kept = settings.data.control_db, settings.revisions_kept
+    store = await Store.open(path, revisions_kept=kept, on_commit=committed)
+    try:
+        assets = Assets(settings.data.assets)
+        await asyncio.to_thread(assets.clean)
+        await publisher.catch_up(store)
+        await _run(Plane(settings, log, store, assets, publisher, fleet, settler), stop, on_ready)
+    except ExceptionGroup as failures:
+        known, unknown = failures.split(TidegateError)
+        if known is None or unknown is not None:
+            raise
+        raise known.exceptions[0] from None  # one sentence for the operator, not a tree of tracebacks
+    finally:
+        await store.close()
+
+
+async def _run(plane: Plane, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Serve, with the tasks that work beside the API."""
+    store, fleet, log = plane.store, plane.fleet, plane.log
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(plane.publisher.run(store), name="publisher"),
+            group.create_task(plane.settler.run(store), name="settler"),
+            group.create_task(_again("replicas", lambda: fleet.follow_replicas(log)), name="replicas"),
+            group.create_task(_again("streams", lambda: fleet.follow_streams(log)), name="streams"),
+        ]
+        await _serve(plane, stop, on_ready)
+        for task in tasks:
+            task.cancel()
+
+
+async def _serve(plane: Plane, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    settings = plane.settings
+    runner = web.AppRunner(application(plane), handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, settings.host, settings.port, reuse_address=True).start()
+        except OSError as error:
+            message = (
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another port"
+            )
+            raise Unavailable(message) from error
+        for address in runner.addresses:
+            _log.info("listening on %s:%d", *address[:2])
+        on_ready()
+        await stop.wait()
+    finally:
+        plane.closing.set()
+        await runner.cleanup()
+
+
+async def _again(name: str, follow: Callable[[], Awaitable[None]]) -> None:
+    """Follow the log for ever: while it cannot be read, the API goes on with what is known."""
+    while True:
+        try:
+            await follow()
+        except Unavailable as error:
+            _log.warning("%s cannot be read right now: %s", name, error.message)
+        await asyncio.sleep(RETRY_SECONDS)
