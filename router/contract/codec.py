@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from router.contract.events import (
     BUCKETS,
@@ -30,7 +30,10 @@ from router.contract.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+E = TypeVar("E")
+P = TypeVar("P", dict[str, Any], list[Any])
 
 SCHEMA = 1
 """The version this code writes, for every topic."""
@@ -52,7 +55,7 @@ def _to_json(event: Any) -> bytes:
 def _from_json(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Malformed(str(error)) from error
     if not isinstance(body, dict):
         raise Malformed("not a JSON object")
@@ -61,10 +64,42 @@ def _from_json(data: bytes) -> dict[str, Any]:
     return body
 
 
-def _known(cls: Any, body: dict[str, Any]) -> dict[str, Any]:
-    """`body` without fields that a newer writer of the same schema may have added."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {name: value for name, value in body.items() if name in names}
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "bool | None": (bool, type(None)),
+}
+"""What a field of an event may be in JSON, by its annotation; maps by the first word of theirs."""
+
+
+def _build(cls: Callable[..., E], body: Any, **made: Any) -> E:
+    """An event from the fields this reader knows (a newer writer may have added others); `made` ones are ready."""
+    if not isinstance(body, dict):
+        raise Malformed(f"{cls.__name__} is no JSON object")
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every event is one
+        if field.name in made:
+            values[field.name] = made[field.name]
+        elif field.name in body:
+            value = body[field.name]
+            shape = _SHAPES.get(str(field.type), (dict,))
+            if not isinstance(value, shape) or (isinstance(value, bool) and bool not in shape):
+                raise Malformed(f"{cls.__name__}.{field.name} cannot be {value!r:.60}")
+            values[field.name] = value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise Malformed(str(error)) from error
+
+
+def _part(body: dict[str, Any], name: str, shape: type[P]) -> P:
+    """A collection in `body`, empty when it is absent."""
+    found = body.get(name, shape())
+    if not isinstance(found, shape):
+        raise Malformed(f"{name} is no {shape.__name__}")
+    return found
 
 
 def encode_specs(event: EndpointRevision) -> bytes:
@@ -81,11 +116,13 @@ def _plain(event: EndpointRevision) -> EndpointRevision:
 
 def decode_specs(data: bytes) -> EndpointRevision:
     """Inverse of `encode_specs`."""
-    body = _known(EndpointRevision, _from_json(data))
-    try:
-        return EndpointRevision(**{**body, "key_hashes": tuple(body.get("key_hashes", ()))})
-    except TypeError as error:
-        raise Malformed(str(error)) from error
+    body = _from_json(data)
+    hashes = _part(body, "key_hashes", list)
+    if not all(isinstance(one, str) for one in hashes):
+        raise Malformed("key_hashes are strings")
+    if not all(isinstance(one, dict) for one in _part(body, "deployments", dict).values()):
+        raise Malformed("deployments are documents")
+    return _build(EndpointRevision, body, key_hashes=tuple(hashes))
 
 
 def encode_replicas(event: EndpointReplicas) -> bytes:
@@ -95,20 +132,18 @@ def encode_replicas(event: EndpointReplicas) -> bytes:
 
 def decode_replicas(data: bytes) -> EndpointReplicas:
     """Inverse of `encode_replicas`."""
-    body = _known(EndpointReplicas, _from_json(data))
+    body = _from_json(data)
+    sets = {name: _replica_set(value) for name, value in _part(body, "deployments", dict).items()}
+    return _build(EndpointReplicas, body, deployments=sets)
+
+
+def _replica_set(body: Any) -> DeploymentReplicas:
     try:
-        sets = {name: _replica_set(value) for name, value in body.get("deployments", {}).items()}
-        return EndpointReplicas(**{**body, "deployments": sets})
-    except (TypeError, ValueError) as error:
-        raise Malformed(str(error)) from error
-
-
-def _replica_set(body: dict[str, Any]) -> DeploymentReplicas:
-    fields = _known(DeploymentReplicas, body)
-    replicas = tuple(
-        Replica(**{**_known(Replica, one), "state": ReplicaState(one["state"])}) for one in fields.get("replicas", ())
-    )
-    return DeploymentReplicas(**{**fields, "phase": Phase(fields["phase"]), "replicas": replicas})
+        replicas = tuple(_build(Replica, one, state=ReplicaState(one["state"])) for one in body.get("replicas", ()))
+        phase = Phase(body.get("phase", Phase.PENDING))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Malformed(f"replica set: {error}") from error
+    return _build(DeploymentReplicas, body, phase=phase, replicas=replicas)
 
 
 def encode_shadow(event: ShadowComparison) -> bytes:
@@ -118,12 +153,9 @@ def encode_shadow(event: ShadowComparison) -> bytes:
 
 def decode_shadow(data: bytes) -> ShadowComparison:
     """Inverse of `encode_shadow`."""
-    body = _known(ShadowComparison, _from_json(data))
-    try:
-        sides = {name: Side(**body[name]) for name in ("live", "shadow") if body.get(name) is not None}
-        return ShadowComparison(**{**body, **sides})
-    except TypeError as error:
-        raise Malformed(str(error)) from error
+    body = _from_json(data)
+    sides = {name: _build(Side, body[name]) if body.get(name) is not None else None for name in ("live", "shadow")}
+    return _build(ShadowComparison, body, **sides)
 
 
 def encode_decision(event: Decision) -> bytes:
@@ -133,10 +165,7 @@ def encode_decision(event: Decision) -> bytes:
 
 def decode_decision(data: bytes) -> Decision:
     """Inverse of `encode_decision`."""
-    try:
-        return Decision(**_known(Decision, _from_json(data)))
-    except TypeError as error:
-        raise Malformed(str(error)) from error
+    return _build(Decision, _from_json(data))
 
 
 # demand: header, names, rows, histograms, draining replicas -----------------------------------------------------

@@ -82,7 +82,7 @@ def parse_open(payload: bytes) -> tuple[Open, bytes]:
         (length,) = _OPEN_LENGTH.unpack_from(payload)
         about = json.loads(payload[2 : 2 + length])
         return Open(**{**about, "candidates": tuple(about["candidates"])}), payload[2 + length :]
-    except (struct.error, ValueError, TypeError, KeyError) as error:
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BrokenPeer(str(error)) from error
 
 

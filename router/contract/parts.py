@@ -1,0 +1,335 @@
+"""The sections of endpoint and deployment documents as values, each valid by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.contract.errors import Problem
+from router.contract.frozen import FrozenMap
+from router.contract.quantities import quantity
+from router.contract.rules import freeze_fields, name_rule, range_rule, refuse, rule
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorTarget:
+    """A share of the live requests that is copied to one deployment."""
+
+    deployment: str
+    fraction: float
+    """0 < fraction <= 1 of the live requests."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "deployment", self.deployment.lower())
+        refuse(
+            name_rule(self.deployment, "deployment"),
+            rule(0 < self.fraction <= 1, "fraction", "a number above 0 and at most 1", self.fraction),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stickiness:
+    """Which part of a request keeps a caller on one deployment."""
+
+    by: str
+    """`header`, `cookie` or `client`."""
+    name: str = ""
+    """The header's or cookie's name; empty for `client`."""
+
+    def __post_init__(self) -> None:
+        known = self.by in ("header", "cookie", "client")
+        needed = "the header's or cookie's name; none when sticking by client"
+        refuse(
+            rule(known, "by", "one of header, cookie, client", self.by),
+            rule(not known or (self.by == "client") == (self.name == ""), "name", needed, self.name or None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointExtras:
+    """The endpoint's `tidegate:` section."""
+
+    mirror: tuple[MirrorTarget, ...] = ()
+    """Any number of targets, any fraction; instead of (not beside) `mirror_traffic`."""
+    stickiness: Stickiness | None = None
+    hosts: tuple[str, ...] = ()
+    """Host names, in lower case and without port, that lead to this endpoint besides `<endpoint>.<domain>`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mirror", tuple(self.mirror))
+        object.__setattr__(self, "hosts", tuple(host.lower() for host in self.hosts))
+        seen: set[str] = set()
+        problems: list[Problem | None] = []
+        for index, target in enumerate(self.mirror):
+            twice = "this deployment is mirrored to already"
+            problems.append(rule(target.deployment not in seen, f"mirror.{index}.deployment", twice, target.deployment))
+            seen.add(target.deployment)
+        for index, host in enumerate(self.hosts):
+            allowed = "a host name without scheme, port or path"
+            problems.append(rule(_is_host(host), f"hosts.{index}", allowed, host))
+        refuse(*problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The managed identity that replicas of the endpoint act as."""
+
+    type: str = "system_assigned"
+    user_assigned_identities: tuple[str, ...] = ()
+    """Resource ids."""
+
+    def __post_init__(self) -> None:
+        user = self.type == "user_assigned"
+        ids = self.user_assigned_identities
+        refuse(
+            rule(user or self.type == "system_assigned", "type", "one of system_assigned, user_assigned", self.type),
+            rule(user == bool(ids), "user_assigned_identities", "needed for type user_assigned, and only for it"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CodeConfiguration:
+    """Where the scoring code is. `code` is a directory, `scoring_script` a file in it with `init()` and `run()`."""
+
+    code: str
+    scoring_script: str
+
+    def __post_init__(self) -> None:
+        inside = not self.scoring_script.startswith("/") and ".." not in self.scoring_script.split("/")
+        allowed = "a file inside the code folder, as a path from there"
+        refuse(
+            rule(self.code != "", "code", "a folder"),
+            rule(inside and self.scoring_script != "", "scoring_script", allowed, self.scoring_script),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One HTTP route of a model server."""
+
+    path: str
+    port: int
+
+    def __post_init__(self) -> None:
+        clean = self.path.startswith("/") and self.path.isascii() and self.path.isprintable() and " " not in self.path
+        refuse(
+            rule(clean, "path", "a path that starts with / and has no blanks", self.path),
+            range_rule("port", self.port, 1, 65535),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """The routes of a custom deployment's own server."""
+
+    liveness_route: Route
+    readiness_route: Route
+    scoring_route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A Docker build context that makes the environment's image."""
+
+    path: str
+    dockerfile_path: str = "Dockerfile"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a replica needs installed: an image, a conda file, or the name of a registered environment."""
+
+    name: str | None = None
+    version: str | None = None
+    reference: str | None = None
+    """`azureml:<name>:<version>` where the document names a registered environment."""
+    image: str | None = None
+    conda_file: str | None = None
+    """Path of a conda YAML or a pip requirements file."""
+    inference_config: InferenceConfig | None = None
+    build: Build | None = None
+    os_type: str = "linux"
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=FrozenMap)
+    properties: Mapping[str, str] = field(default_factory=FrozenMap)
+
+    def __post_init__(self) -> None:
+        freeze_fields(self)
+        both = "either build or image, not both"
+        system = "one of linux, windows"
+        refuse(
+            _reference_rule(self, "image", "conda_file", "build", "inference_config", "name"),
+            rule(self.build is None or self.image is None, "build", both),
+            rule(self.os_type in ("linux", "windows"), "os_type", system, self.os_type),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model's files: a registered name, or a path on disk."""
+
+    reference: str | None = None
+    """`azureml:<name>:<version>`."""
+    name: str | None = None
+    version: str | None = None
+    path: str | None = None
+    type: str | None = None
+    """`custom_model`, `mlflow_model` or `triton_model`."""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=FrozenMap)
+    properties: Mapping[str, str] = field(default_factory=FrozenMap)
+    flavors: Mapping[str, Any] = field(default_factory=FrozenMap)
+
+    def __post_init__(self) -> None:
+        freeze_fields(self)
+        types = ("custom_model", "mlflow_model", "triton_model")
+        refuse(
+            _reference_rule(self, "path"),
+            rule(self.path != "", "path", "a file or folder", self.path),
+            rule(self.type in (None, *types), "type", f"one of {', '.join(types)}", self.type),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """Azure's defaults. The gateway enforces all three on both backends."""
+
+    request_timeout_ms: int = 5000
+    """Up to Azure's larger maximum (Kubernetes, 300 s) on both backends."""
+    max_concurrent_requests_per_instance: int = 1
+    max_queue_wait_ms: int = 500
+
+    def __post_init__(self) -> None:
+        concurrent = self.max_concurrent_requests_per_instance
+        refuse(
+            range_rule("request_timeout_ms", self.request_timeout_ms, 1, 300_000),
+            range_rule("max_concurrent_requests_per_instance", concurrent, 1, 100_000),
+            range_rule("max_queue_wait_ms", self.max_queue_wait_ms, 0, 300_000),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Azure's defaults; seconds."""
+
+    initial_delay: float = 10
+    period: float = 10
+    timeout: float = 2
+    success_threshold: int = 1
+    failure_threshold: int = 30
+
+    def __post_init__(self) -> None:
+        refuse(
+            range_rule("initial_delay", self.initial_delay, 0, 86_400),
+            range_rule("period", self.period, 0.05, 86_400),
+            range_rule("timeout", self.timeout, 0.05, 86_400),
+            range_rule("success_threshold", self.success_threshold, 1, 1000),
+            range_rule("failure_threshold", self.failure_threshold, 1, 100_000),
+        )
+
+
+GPU = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Kubernetes quantities as written: cpu, memory, nvidia.com/gpu."""
+
+    requests: Mapping[str, str] = field(default_factory=FrozenMap)
+    limits: Mapping[str, str] = field(default_factory=FrozenMap)
+
+    def __post_init__(self) -> None:
+        freeze_fields(self)
+        problems: list[Problem | None] = []
+        for side in ("requests", "limits"):
+            for name, amount in getattr(self, side).items():
+                allowed = "a Kubernetes quantity, such as 500m, 2 or 4Gi"
+                problems.append(rule(_is_quantity(amount), f"{side}.{name}", allowed, amount))
+        problems.append(rule(GPU not in self.requests, f"requests.{GPU}", "GPUs are asked for in limits only"))
+        if not any(problems):
+            for name, limit in self.limits.items():
+                requested = self.requests.get(name, "0")
+                allowed = f"at least what is requested, {requested}"
+                problems.append(rule(quantity(limit) >= quantity(requested), f"limits.{name}", allowed, limit))
+        given = bool(self.requests or self.limits)
+        least = "is required where resources are given"
+        needed = [rule(not given or one in self.requests, f"requests.{one}", least) for one in ("cpu", "memory")]
+        refuse(*problems, *needed)
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What the deployment promises; the autoscaler's yardstick."""
+
+    latency_ms: float
+    percentile: float = 99
+
+    def __post_init__(self) -> None:
+        allowed = "a number above 0 and below 100"
+        refuse(
+            range_rule("latency_ms", self.latency_ms, 0.1, 3_600_000),
+            rule(0 < self.percentile < 100, "percentile", allowed, self.percentile),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentExtras:
+    """The deployment's `tidegate:` section."""
+
+    backend: str | None = None
+    """`local`, `ray` or `kubernetes`; by default the kind of the document decides."""
+    min_instances: int | None = None
+    """Overrides the lower bound of the scale settings; 0 allows scale to zero."""
+    max_instances: int | None = None
+    idle_seconds: float = 300
+    """Without a request for this long, a deployment that may go to zero goes to zero."""
+    slo: Slo | None = None
+    command: tuple[str, ...] = ()
+    """Command line of a custom deployment on compute without images. `{port}` stands for the port to listen on."""
+    model_errors: str = "map"
+    """`map`: a model's own error answers 424 with the real code in a header, as Azure does; `pass`: it is passed on."""
+    drain_seconds: float = 300
+    """Longest wait for a replica's last request before it is removed all the same."""
+
+    def __post_init__(self) -> None:
+        freeze_fields(self)
+        low, high = self.min_instances, self.max_instances
+        backends = (None, "local", "ray", "kubernetes", "memory")
+        refuse(
+            rule(self.backend in backends, "backend", "one of local, ray, kubernetes", self.backend),
+            None if low is None else range_rule("min_instances", low, 0, 100_000),
+            None if high is None else range_rule("max_instances", high, 1, 100_000),
+            range_rule("idle_seconds", self.idle_seconds, 0.1, 30 * 86_400),
+            rule("" not in self.command[:1], "command.0", "the program to run"),
+            rule(self.model_errors in ("map", "pass"), "model_errors", "one of map, pass", self.model_errors),
+            range_rule("drain_seconds", self.drain_seconds, 0, 86_400),
+        )
+
+
+def _reference_rule(value: Model | Environment, *sources: str) -> Problem | None:
+    """A registered thing is named and nothing else is said of it; an inline one has one of `sources`."""
+    if value.reference is None:
+        given = any(getattr(value, name) is not None for name in sources)
+        return rule(given, sources[0], f"one of {', '.join(sources)} is required" if sources[1:] else "is required")
+    others = [one for one in dataclasses.fields(value) if one.name != "reference"]
+    alone = not any(getattr(value, one.name) for one in others if one.name != "os_type")
+    allowed = "azureml:<name>:<version> or azureml:<name>@<label>"
+    return rule(alone and value.reference.startswith("azureml:"), "", allowed, value.reference)
+
+
+def _is_quantity(text: str) -> bool:
+    try:
+        quantity(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host(host: str) -> bool:
+    labels = host.split(".")
+    return len(host) <= 253 and all(
+        0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum() and label.isascii()
+        for label in labels
+    )

@@ -1,0 +1,113 @@
+"""Readers skip what they do not know, and refuse what makes no event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from router.contract import codec, tee
+from router.contract.events import DECISIONS, DEMAND, REPLICAS, REQUESTS, SHADOWS, SPECS
+from tests.support.contract_samples import HEAD, OPEN, SAMPLES
+
+JSON_TOPICS = (SPECS, REPLICAS, SHADOWS, DECISIONS)
+TOPICS = (*JSON_TOPICS, DEMAND, REQUESTS)
+
+
+def changed(topic: Any, **fields: Any) -> Any:
+    event, encode, _ = SAMPLES[topic]
+    return json.dumps({**json.loads(encode(event)), **fields}).encode()
+
+
+@pytest.mark.parametrize("topic", JSON_TOPICS)
+def test_a_field_of_a_newer_writer_is_skipped(topic: Any) -> None:
+    event, _, decode = SAMPLES[topic]
+    assert decode(changed(topic, added_later={"x": [1]})) == event
+
+
+def test_fields_of_a_newer_writer_are_skipped_inside_too() -> None:
+    event, encode, decode = SAMPLES[REPLICAS]
+    body = json.loads(encode(event))
+    body["deployments"]["blue"]["added"] = 1
+    body["deployments"]["blue"]["replicas"][0]["added"] = 1
+    assert decode(json.dumps(body).encode()) == event
+    event, encode, decode = SAMPLES[SHADOWS]
+    body = json.loads(encode(event))
+    body["live"]["added"] = 1
+    assert decode(json.dumps(body).encode()) == event
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_another_schema_is_unknown_not_malformed(topic: Any) -> None:
+    event, encode, decode = SAMPLES[topic]
+    data = encode(event)
+    later = changed(topic, schema=2) if topic in JSON_TOPICS else b"\x02" + data[1:]
+    with pytest.raises(codec.UnknownSchema):
+        decode(later)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_message_cut_short_is_refused(topic: Any) -> None:
+    event, encode, decode = SAMPLES[topic]
+    data = encode(event)
+    for length in range(len(data)):
+        with pytest.raises((codec.Malformed, codec.UnknownSchema)):
+            decode(data[:length])
+
+
+@pytest.mark.parametrize(
+    ("topic", "fields"),
+    [
+        (SPECS, {"revision": "7"}), (SPECS, {"document": []}), (SPECS, {"key_hashes": 3}), (SPECS, {"key_hashes": [3]}),
+        (SPECS, {"deployments": {"blue": 3}}), (SPECS, {"deleted": 1}), (SPECS, {"revision": True}),
+        (REPLICAS, {"deployments": []}), (REPLICAS, {"deployments": {"blue": 3}}),
+        (REPLICAS, {"deployments": {"blue": {"desired": 1, "revision": 1, "replicas": [3]}}}),
+        (REPLICAS, {"deployments": {"blue": {"desired": 1, "revision": 1, "replicas": [{"state": "odd"}]}}}),
+        (REPLICAS, {"deployments": {"blue": {"desired": 1, "revision": 1, "phase": ["ready"]}}}),
+        (REPLICAS, {"deployments": {"blue": {"revision": 1}}}), (SHADOWS, {"live": 3}), (SHADOWS, {"live": {"status": 1}}),
+        (SHADOWS, {"equal": "yes"}), (DECISIONS, {"inputs": 3}), (DECISIONS, {"desired": 1.5}),
+    ],
+)  # fmt: skip
+def test_a_field_of_the_wrong_kind_is_refused(topic: Any, fields: Any) -> None:
+    with pytest.raises(codec.Malformed):
+        SAMPLES[topic][2](changed(topic, **fields))
+
+
+@pytest.mark.parametrize("topic", JSON_TOPICS)
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"schema":1}', b"{}"])
+def test_what_is_no_event_is_refused(topic: Any, data: Any) -> None:
+    with pytest.raises((codec.Malformed, codec.UnknownSchema)):
+        SAMPLES[topic][2](data)
+
+
+def test_records_that_are_no_whole_number_are_not_packed() -> None:
+    with pytest.raises(ValueError, match="no whole record"):
+        codec.encode_requests([""], b"x")
+
+
+def test_frames_come_out_whole_however_the_bytes_arrive() -> None:
+    data = b"".join(SAMPLES["tee"][0])
+    for step in (1, 2, 7, 13, len(data)):
+        decoder = tee.Decoder()
+        frames = [frame for at in range(0, len(data), step) for frame in decoder.feed(data[at : at + step])]
+        assert tuple(tee.frame(kind, at, payload) for kind, at, payload in frames) == SAMPLES["tee"][0]
+
+
+@pytest.mark.parametrize(
+    "data", [tee.HEADER.pack(tee.MAX_PAYLOAD_BYTES + 1, tee.Kind.BODY, 1), tee.HEADER.pack(0, 99, 1)]
+)
+def test_a_frame_that_cannot_be_is_a_broken_peer(data: Any) -> None:
+    with pytest.raises(tee.BrokenPeer):
+        list(tee.Decoder().feed(data))
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x05\x00[1]", b"\x02\x00{}", b"\x02\x00[]", b"\xff\xff" + b"[" * 65535])
+def test_an_opening_that_says_nothing_is_a_broken_peer(payload: Any) -> None:
+    with pytest.raises(tee.BrokenPeer):
+        tee.parse_open(payload)
+
+
+def test_an_opening_keeps_the_head_behind_it() -> None:
+    ((_, _, payload),) = tee.Decoder().feed(tee.open_frame(9, OPEN, HEAD))
+    assert tee.parse_open(payload) == (OPEN, HEAD)
