@@ -139,6 +139,9 @@ def run_role(role: str, flags: argparse.Namespace) -> int:
     """Run one role in this process until it is told to end."""
     import asyncio
 
+    from router.runtime import telemetry
+
+    telemetry.configure(role)
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if role == "gateway":
         import uvloop

@@ -1,0 +1,48 @@
+"""Closed-loop load from wrk, read back as numbers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCRIPT = """
+wrk.method = "POST"
+wrk.body = string.rep("x", {size})
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer {key}"
+done = function(summary, latency, requests)
+  io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration,
+    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
+    summary.errors.status))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """One run of the load generator."""
+
+    requests: int
+    seconds: float
+    broken: int
+    """Connections refused, cut or timed out."""
+    refused: int
+    """Answers other than 2xx and 3xx."""
+
+
+def post(url: str, *, key: str, seconds: float, connections: int, body_bytes: int, cpu: int | None) -> LoadResult:
+    """POST `body_bytes` again and again over keep-alive connections for `seconds`, from one thread on core `cpu`."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "post.lua"
+        script.write_text(_SCRIPT.format(size=body_bytes, key=key))
+        pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
+        command = [*pin, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", done.stdout)
+    if found is None:
+        raise RuntimeError(f"wrk gave no result: {done.stdout}{done.stderr}")
+    requests, micros, broken, refused = map(int, found.groups())
+    return LoadResult(requests, micros / 1e6, broken, refused)
