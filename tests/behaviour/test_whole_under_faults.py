@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -99,25 +100,30 @@ async def test_killing_a_replica_fails_only_what_was_inside_it_and_it_is_replace
         await running.create("faults", {"blue": {"instance_count": 2}}, {"blue": 100})
         async with running.load("faults", CALLERS) as load:
             for _ in range(3):
+                servers = await two_servers(tmp_path / "data")
                 await running.more(load, 100)
-                servers = [p for p in processes_of(tmp_path / "data") if "serve.py" in p.cmdline() and _is_server(p)]
-                assert len(servers) == 2
                 failed = len(load.failures)
                 kill(servers[0].pid)
-                gone = servers[0].pid
-
-                async def back(gone: int = gone) -> bool:
-                    counts = await running.counts("faults", "blue")
-                    return counts["ready"] == 2 and not psutil.pid_exists(gone)
-
-                await until("two ready replicas", back)
-                await running.more(load, 100)
+                await two_servers(tmp_path / "data", without=servers[0].pid)
+                await running.more(load, 200)
                 assert len(load.failures) - failed <= CALLERS
         assert load.answered + len(load.failures) == load.sent
 
+        async def both_ready() -> bool:
+            return await running.counts("faults", "blue") == {"observed": 2, "ready": 2, "desired": 2}
 
-def _is_server(process: psutil.Process) -> bool:
-    return process.cmdline()[1:2] == ["serve.py"]
+        await until("two ready replicas", both_ready)
+
+
+async def two_servers(data: Path, without: int = 0) -> list[psutil.Process]:
+    """The model servers, once there are two and `without` is none of them."""
+
+    async def look() -> list[psutil.Process]:
+        found = [process for process in processes_of(data) if _is_server(process)]
+        return found if len(found) == 2 and without not in [process.pid for process in found] else []
+
+    servers: list[psutil.Process] = await until("two model servers", look)
+    return servers
 
 
 async def test_kill_of_everything_leaves_replicas_that_the_next_start_adopts_once(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ async def test_kill_of_everything_leaves_replicas_that_the_next_start_adopts_onc
             async with whole(tmp_path) as again:
                 again.keys.update(running.keys)
                 await _served_by_two(again)
-                assert len([p for p in processes_of(tmp_path / "data") if _is_server(p)]) == 2
+                await two_servers(tmp_path / "data")
                 assert await again.api("GET", "/v1/endpoints/faults/revisions") == revisions
 
 
@@ -146,3 +152,9 @@ async def _served_by_two(running: Whole) -> None:
         return await running.counts("faults", "blue") == {"observed": 2, "ready": 2, "desired": 2}
 
     await until("two replicas", two_ready)
+
+
+def _is_server(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return process.cmdline()[1:2] == ["serve.py"]
+    return False

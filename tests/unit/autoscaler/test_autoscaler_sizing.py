@@ -49,7 +49,7 @@ def test_target_utilization_as_azure_writes_it() -> None:
         }
     )
     assert (made.low, made.high, made.fixed, made.initial) == (3, 15, -1, 3)
-    assert (made.target, made.polling_seconds, made.capacity, made.backend) == (0.6, 10, 4, "kubernetes")
+    assert (made.target, made.polling_seconds, made.capacity, made.kind) == (0.6, 10, 4, "kubernetes")
 
 
 def test_a_mirror_target_without_live_weight_is_a_candidate() -> None:

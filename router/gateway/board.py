@@ -1,0 +1,180 @@
+"""What the gateway workers of one machine share: a file of 64-bit cells, mapped by all, one writer per cell.
+
+A column is a named quantity, a row a worker. A worker stores into its own row and reads the column's sum: no lock on the
+request path, and a worker that is killed leaves nothing half-written. Gauges (in flight, waiting) of a worker that died
+are zeroed by whoever notices, proved by the row's lock that the kernel let go; balances stay, so that sums stay exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from router.contract.errors import Unavailable
+
+ROWS = 64
+COLUMNS = 8192
+_DIGEST_BYTES = 15
+_NAME_BYTES = 16
+"""Digest of the name, then its kind; a kind of 0 is a free column."""
+_MAGIC = b"tidegate-board-1"
+_NAMES = 64
+_HOLDS = _NAMES + COLUMNS * _NAME_BYTES
+_CELLS = _HOLDS + COLUMNS * ROWS
+_SIZE = _CELLS + ROWS * COLUMNS * 8
+_TABLE_LOCK = 0
+_ROW_LOCK = 1
+"""Byte offsets of the locks: the table's, then one per row. Locks belong to the open file, not to the process."""
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class Quantity(enum.IntEnum):
+    """What a column holds, which decides what a death does to it."""
+
+    GAUGE = 1
+    """Belongs to requests inside the worker: gone with it."""
+    BALANCE = 2
+    """Accounts for the past: stays."""
+
+
+class Board:
+    """One worker's view. `cells` is the whole table; `row` and `others` are offsets to add to a column."""
+
+    def __init__(self, path: Path, worker: int, workers: int) -> None:
+        if not 0 <= worker < workers <= ROWS:
+            raise ValueError(f"worker {worker} of {workers}: at most {ROWS}")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._worker = worker
+        self._workers = workers
+        self._columns: dict[bytes, int] = {}
+        with self._table():
+            if os.fstat(self._file).st_size != _SIZE:
+                os.ftruncate(self._file, 0)
+                os.ftruncate(self._file, _SIZE)
+            self._map = mmap.mmap(self._file, _SIZE)
+            if self._map[: len(_MAGIC)] != _MAGIC:
+                self._map[: len(_MAGIC)] = _MAGIC
+        self.cells = memoryview(self._map)[_CELLS:].cast("q")
+        self.row = worker * COLUMNS
+        self.others = tuple(other * COLUMNS for other in range(workers) if other != worker)
+        self._lock(_ROW_LOCK + worker, wait=True)
+        self._clear(worker, holds=True)
+
+    def column(self, name: str, quantity: Quantity) -> int:
+        """The column of `name`, held by this worker from now on. Raises `Unavailable` when the board is full."""
+        key = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest() + bytes([quantity])
+        known = self._columns.get(key)
+        if known is not None:
+            return known
+        with self._table():
+            column = self._find(key)
+            if column is None:
+                column = self._take(key)
+            self._map[_HOLDS + column * ROWS + self._worker] = 1
+        self._columns[key] = column
+        return column
+
+    def let_go(self, name: str, quantity: Quantity) -> None:
+        """The worker no longer uses the column; when none does, another name may take it."""
+        key = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest() + bytes([quantity])
+        column = self._columns.pop(key, None)
+        if column is not None:
+            if quantity is Quantity.GAUGE:
+                self.cells[self.row + column] = 0
+            self._map[_HOLDS + column * ROWS + self._worker] = 0
+
+    def total(self, column: int) -> int:
+        """The column's sum over all workers."""
+        cells = self.cells
+        return cells[self.row + column] + sum([cells[other + column] for other in self.others])
+
+    def reap(self) -> bool:
+        """Zero the gauges of workers that are no longer alive; whether there were any."""
+        found = False
+        for other in range(self._workers):
+            if other != self._worker and self._lock(_ROW_LOCK + other, wait=False):
+                try:
+                    found |= self._clear(other, holds=False)
+                finally:
+                    self._unlock(_ROW_LOCK + other)
+        return found
+
+    def close(self) -> None:
+        """Zero this worker's gauges and let go of the file."""
+        self._clear(self._worker, holds=True)
+        self.cells.release()
+        self._map.close()
+        os.close(self._file)
+
+    def _find(self, key: bytes) -> int | None:
+        at = _NAMES - 1
+        while True:
+            at = self._map.find(key, at + 1, _HOLDS)
+            if at < 0:
+                return None
+            if (at - _NAMES) % _NAME_BYTES == 0:
+                return (at - _NAMES) // _NAME_BYTES
+
+    def _take(self, key: bytes) -> int:
+        """A free column, or one that nobody holds any more, zeroed."""
+        nobody = bytes(self._workers)
+        candidates: list[int] = []
+        for column in range(COLUMNS):
+            start = _HOLDS + column * ROWS
+            if self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES] == 0:
+                candidates = [column]
+                break
+            if self._map[start : start + self._workers] == nobody:
+                candidates.append(column)
+        if not candidates:
+            raise Unavailable(f"the gateway's board is full: {COLUMNS} replicas and deployments on one machine")
+        column = candidates[0]
+        for row in range(ROWS):
+            self.cells[row * COLUMNS + column] = 0
+        self._map[_NAMES + column * _NAME_BYTES : _NAMES + (column + 1) * _NAME_BYTES] = key
+        return column
+
+    def _clear(self, row: int, *, holds: bool) -> bool:
+        """Zero a row's gauges; whether any was not zero. The caller holds the row's lock."""
+        found = False
+        for column in range(COLUMNS):
+            kind = self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES]
+            if kind == 0:
+                break
+            if kind == Quantity.GAUGE and self.cells[row * COLUMNS + column]:
+                self.cells[row * COLUMNS + column] = 0
+                found = True
+            if holds:
+                self._map[_HOLDS + column * ROWS + row] = 0
+        return found
+
+    @contextlib.contextmanager
+    def _table(self) -> Iterator[None]:
+        self._lock(_TABLE_LOCK, wait=True)
+        try:
+            yield
+        finally:
+            self._unlock(_TABLE_LOCK)
+
+    def _lock(self, byte: int, *, wait: bool) -> bool:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, asked)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def _unlock(self, byte: int) -> None:
+        asked = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, asked)

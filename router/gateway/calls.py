@@ -1,0 +1,146 @@
+"""What follows from a head's bytes alone, worked out once: callers and models repeat their heads byte for byte.
+
+A `Call` is a request head judged against the routing table: route, authority, and the block that goes to the replica
+except for what differs per request. An `Answer` is the same for a replica's head. Both live in bounded dictionaries
+that are emptied when full; calls also whenever a revision arrives, because keys and routes may have changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+from router.gateway.responses import STATUS_LINES, Refusal, status_line
+from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer
+from router.policy.matching import Table, origin_form
+
+if TYPE_CHECKING:
+    from router.gateway.routes import Endpoint
+
+MOST = 512
+LONGEST = 2048
+"""Heads beyond this are judged anew each time, which bounds the memory of both dictionaries to a few megabytes."""
+
+
+class Call:
+    """A request head, judged."""
+
+    __slots__ = (
+        "after_peer", "before_id", "before_peer", "chunked", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
+        "length", "message", "method", "own", "path", "refusal",
+    )  # fmt: skip
+
+    def __init__(self, method: bytes = b"GET") -> None:
+        self.method = method
+        self.http10 = False
+        self.keep_alive = False
+        self.chunked = False
+        self.length = 0
+        self.expects_continue = False
+        self.endpoint: Endpoint | None = None
+        self.deployment: str | None = None
+        """The deployment that the caller named."""
+        self.path = b""
+        self.own = b""
+        """The gateway's own route."""
+        self.refusal: Refusal | None = None
+        self.message = ""
+        self.before_id = b""
+        self.before_peer = b""
+        self.after_peer = b""
+
+    def refuse(self, refusal: Refusal, message: str) -> Call:
+        """Nothing else will come of this request."""
+        self.refusal, self.message = refusal, message
+        return self
+
+    def for_replica(self, request_id: bytes, peer: bytes) -> bytes:
+        """The head as it goes to a replica, with its closing empty line."""
+        return b"".join((self.before_id, request_id, self.before_peer, peer, self.after_peer))
+
+
+def refused(refusal: Refusal, message: str) -> Call:
+    """A call that never became one."""
+    return Call().refuse(refusal, message)
+
+
+def judge(raw: bytes, table: Table[Endpoint]) -> Call:
+    """The call that the head `raw` (with its closing empty line) makes."""
+    head = RequestHead()
+    parser = HttpRequestParser(head)
+    try:
+        try:
+            parser.feed_data(raw)
+        except HttpParserUpgrade:
+            if parser.get_method() == b"CONNECT":
+                return refused(Refusal.UPGRADE, "CONNECT is not supported")
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        head.close(version)
+    except (HttpParserError, BadHead) as error:
+        return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}")
+    call = Call(parser.get_method())
+    call.http10 = version == "1.0"
+    call.keep_alive = head.says(b"keep-alive") if call.http10 else not head.says(b"close")
+    call.chunked = head.chunked
+    call.length = head.content_length or 0
+    call.expects_continue = head.expects_continue
+    return _route(call, head, table)
+
+
+def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
+    form = origin_form(head.target, head.host)
+    if form is None:
+        return call.refuse(Refusal.BAD_REQUEST, "the request target is neither a path nor an http address")
+    target, head.host = form
+    endpoint, call.path = table.find(target, head.host)
+    if endpoint is None:
+        call.own = target.partition(b"?")[0]
+        if call.method in (b"GET", b"HEAD") and call.own in (b"/healthz", b"/readyz"):
+            return call
+        return call.refuse(Refusal.NO_ENDPOINT, "no endpoint has this address")
+    call.endpoint = endpoint
+    if head.upgrade and head.says(b"upgrade") and head.upgrade != b"h2c":
+        return call.refuse(Refusal.UPGRADE, "WebSocket and other upgrades are not supported yet")
+    if head.unsupported_expectation:
+        return call.refuse(Refusal.EXPECTATION, "the only expectation that is understood is 100-continue")
+    if endpoint.refuses:
+        return call.refuse(Refusal.UNAUTHORISED, endpoint.refuses)
+    if not endpoint.opens(bearer(head.authorization)):
+        text = "the Authorization header must be 'Bearer' and one of the endpoint's keys"
+        return call.refuse(Refusal.UNAUTHORISED, text)
+    call.deployment = head.deployment.decode("latin-1") if head.deployment is not None else None
+    call.before_id, call.before_peer, call.after_peer = head.for_replica(call.method, call.path)
+    return call
+
+
+class Answer:
+    """A replica's head, understood."""
+
+    __slots__ = ("chunked", "closes", "front", "length", "lines", "reason", "status", "tail")
+
+    def __init__(self, raw: bytes) -> None:
+        """Raises `ValueError` for what is no answer."""
+        head = ResponseHead()
+        parser = HttpResponseParser(head)
+        try:
+            parser.feed_data(raw)
+            head.close(parser.get_http_version())
+        except HttpParserUpgrade as error:
+            raise ValueError("switching protocols") from error
+        except (HttpParserError, BadHead) as error:
+            raise ValueError(str(error.__context__ or error)) from error
+        self.status: int = parser.get_status_code()
+        self.lines = b"".join(head.lines)
+        self.front = status_line(self.status, head.reason) + self.lines + b"x-request-id: "
+        """Up to our request id."""
+        self.reason = head.reason or STATUS_LINES.get(self.status, b"")[13:-2]
+        self.length = head.content_length
+        self.tail = b""
+        """The end of the head where a length frames the body and the caller's connection stays."""
+        if self.length is not None and self.status != 204:
+            self.tail = b"content-length: %d\r\n\r\n" % self.length
+        self.chunked = head.chunked
+        self.closes = head.closes

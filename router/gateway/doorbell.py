@@ -1,0 +1,48 @@
+"""Workers wake each other: one byte to the Unix datagram socket of the worker whose request has waited longest.
+
+A lost ring costs little: while something waits, every worker looks at the board again after a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Doorbell:
+    """One worker's socket, and the addresses of the others."""
+
+    def __init__(self, folder: Path, worker: int, on_ring: Callable[[], None]) -> None:
+        self._folder = folder
+        self._on_ring = on_ring
+        self._path = self._address(worker)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket.bind(self._path)
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+
+    def _address(self, worker: int) -> str:
+        return str(self._folder / f"gateway-{worker}.bell")
+
+    def ring(self, worker: int) -> None:
+        """Wake `worker`; a full or missing socket is no matter."""
+        with contextlib.suppress(OSError):
+            self._socket.sendto(b"!", self._address(worker))
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._socket.recv(16):
+                pass
+        self._on_ring()
+
+    def close(self) -> None:
+        """Let go of the socket and its file."""
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)

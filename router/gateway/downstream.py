@@ -1,0 +1,332 @@
+"""The near side: one caller's connection. It cuts the bytes into requests and carries answers, one at a time.
+
+Heads are judged by a strict parser and then by `policy.headers`; where a request has no single meaning, the answer is
+400 and the connection ends. Pipelined requests wait in a bounded backlog. The end of the caller's bytes is taken as its
+leaving: what runs for it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, cast
+
+from router.gateway.calls import LONGEST, MOST, judge, refused
+from router.gateway.exchange import Exchange
+from router.gateway.responses import Refusal
+from router.gateway.timers import NEVER
+from router.policy.chunked import BadChunk, Decoder
+
+if TYPE_CHECKING:
+    from router.gateway.state import State
+
+_HEAD, _LENGTH, _CHUNKED, _WAIT, _DISCARD = range(5)
+_IDLE_NS = 75_000_000_000
+"""Between two requests of a connection."""
+_HEAD_NS = 30_000_000_000
+"""From the first byte of a head to its last."""
+_LINGER_NS = 2_000_000_000
+"""After an answer to a request that had not wholly come: time for the caller to read it before the connection ends."""
+_LINGER_BYTES = 16 << 20
+_BACKLOG_BYTES = 65536
+
+
+class Downstream(asyncio.Protocol):
+    """One caller's connection."""
+
+    __slots__ = (
+        "_backlog", "_buffer", "_decoder", "_discarded", "_head_since", "_left", "_mode", "_read_paused", "_state",
+        "deadline", "exchange", "paused", "paused_since", "peer", "quiet_since", "slot", "transport",
+    )  # fmt: skip
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
+        self.exchange: Exchange | None = None
+        self.peer = b""
+        self.deadline = NEVER
+        self.slot = NEVER
+        self.paused = False
+        """Whether the caller reads slower than the answer comes."""
+        self.paused_since = 0
+        self._mode = _HEAD
+        self._buffer = b""
+        self._backlog = b""
+        self._left = 0
+        self._decoder: Decoder | None = None
+        self._read_paused = False
+        self._head_since = 0
+        self.quiet_since = 0
+        """Since when it is between two requests."""
+        self._discarded = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self.transport = cast("asyncio.Transport", transport)
+        address = transport.get_extra_info("peername")
+        self.peer = str(address[0]).encode() if isinstance(address, tuple) else b"unknown"
+        self._state.connections.add(self)
+        self._state.counters.connections += 1
+        self.quiet_since = time.monotonic_ns()
+        self._state.wheel.arm(self, self.quiet_since + _HEAD_NS)
+
+    # From the caller ------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the other end."""
+        mode = self._mode
+        if mode == _HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._partial(data)
+            elif data.startswith(b"\r\n"):
+                self._skip_empty_lines(data)
+            else:
+                self._request(data, end)
+        elif mode == _LENGTH:
+            self._length(data)
+        elif mode == _CHUNKED:
+            self._chunked(data)
+        elif mode == _WAIT:
+            self._keep(data)
+        else:
+            self._discard(data)
+
+    def _partial(self, data: bytes) -> None:
+        """Not a whole head yet."""
+        if len(data) > self._state.settings.max_head_bytes:
+            self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
+        elif data.count(b"\n") != data.count(b"\r\n"):
+            self._refuse(Refusal.BAD_REQUEST, "a line that does not end in CR LF")
+        else:
+            if not self._head_since:
+                self._head_since = time.monotonic_ns()
+                self._state.wheel.arm(self, self._head_since + _HEAD_NS)
+            self._buffer = data
+
+    def _skip_empty_lines(self, data: bytes) -> None:
+        """Empty lines before a request line are tolerated (RFC 9112, 2.2)."""
+        at = 0
+        while data.startswith(b"\r\n", at):
+            at += 2
+        if at < len(data):
+            self.data_received(data[at:])
+
+    def _request(self, data: bytes, end: int) -> None:
+        state = self._state
+        self._head_since = 0
+        raw = data[:end]
+        call = state.calls.get(raw)
+        if call is None:
+            if end > state.settings.max_head_bytes:
+                self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
+                return
+            call = judge(raw, state.table)
+            if end <= LONGEST and call.refusal is not Refusal.BAD_REQUEST:
+                if len(state.calls) >= MOST:
+                    state.calls.clear()
+                state.calls[raw] = call
+        exchange = Exchange(state, self, call)
+        self.exchange = exchange
+        state.counters.requests += 1
+        if call.refusal is Refusal.BAD_REQUEST:
+            exchange.refuse(call.refusal, call.message)
+        elif call.chunked:
+            self._first_chunks(exchange, data[end:])
+        else:
+            self._first_body(exchange, data, end, call.length)
+
+    def _first_body(self, exchange: Exchange, data: bytes, end: int, length: int) -> None:
+        """Take what came of the body with the head."""
+        have = len(data) - end
+        if have == length:
+            self._mode = _WAIT
+            exchange.first_body([data[end:]] if have else [], have, complete=True)
+        elif have > length:
+            self._mode = _WAIT
+            self._backlog = data[end + length :]
+            exchange.first_body([data[end : end + length]] if length else [], length, complete=True)
+        else:
+            self._mode = _LENGTH
+            self._left = length - have
+            exchange.first_body([data[end:]] if have else [], have, complete=False)
+        exchange.start()
+
+    def _first_chunks(self, exchange: Exchange, data: bytes) -> None:
+        decoder = self._decoder = Decoder()
+        self._mode = _CHUNKED
+        try:
+            pieces, rest = decoder.feed(data)
+        except BadChunk as error:
+            exchange.keep_alive = False
+            exchange.refuse(Refusal.BAD_REQUEST, f"malformed body: {error}")
+            return
+        if decoder.done:
+            self._mode = _WAIT
+            self._backlog = rest
+        exchange.first_body(pieces, sum(map(len, pieces)), complete=decoder.done)
+        exchange.start()
+
+    def _length(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        extra = len(data) - self._left
+        if extra > 0:
+            self._backlog = data[self._left :]
+            data = data[: self._left]
+        self._left -= len(data)
+        if not self._left:
+            self._mode = _WAIT
+        exchange.body([data])
+        if self._mode == _WAIT and self.exchange is exchange:
+            exchange.body_complete()
+
+    def _chunked(self, data: bytes) -> None:
+        exchange, decoder = self.exchange, self._decoder
+        assert exchange is not None
+        assert decoder is not None
+        try:
+            pieces, rest = decoder.feed(data)
+        except BadChunk as error:
+            exchange.keep_alive = False
+            if exchange.first_byte:
+                exchange.abandon()
+            else:
+                exchange.refuse(Refusal.BAD_REQUEST, f"malformed body: {error}")
+            return
+        if pieces:
+            exchange.body(pieces)
+        if decoder.done and self.exchange is exchange:
+            self._mode = _WAIT
+            self._backlog = rest
+            exchange.body_complete()
+
+    def _keep(self, data: bytes) -> None:
+        """Of the next request, while this one is not over."""
+        self._backlog += data
+        if len(self._backlog) > _BACKLOG_BYTES:
+            self._pause_reading()
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > _LINGER_BYTES:
+            self.transport.abort()
+
+    def _refuse(self, refusal: Refusal, message: str) -> None:
+        """Answer a request that never became one, and end the connection."""
+        exchange = Exchange(self._state, self, refused(refusal, message))
+        self.exchange = exchange
+        exchange.refuse(refusal, message)
+
+    # To the caller --------------------------------------------------------------------------------------------------
+
+    def exchange_over(self, *, close: bool, cut: bool, now: int) -> None:
+        """The exchange has ended; on to the next request, or to the end."""
+        self.exchange = None
+        self._decoder = None
+        if self.transport.is_closing():
+            return
+        if cut:
+            self.transport.abort()
+        elif close:
+            self._end(now)
+        elif self._backlog:
+            # Still waiting, so that bytes that come before its turn go behind the backlog.
+            self._mode = _WAIT
+            self._state.loop.call_soon(self._next)
+        else:
+            self._mode = _HEAD
+            self.quiet_since = now
+            self._state.wheel.arm(self, now + _IDLE_NS)
+            if self._read_paused:
+                self._resume_reading()
+
+    def _next(self) -> None:
+        data, self._backlog = self._backlog, b""
+        if not self.transport.is_closing():
+            self._mode = _HEAD
+            self._state.wheel.arm(self, time.monotonic_ns() + _IDLE_NS)
+            self._resume_reading()
+            self.data_received(data)
+
+    def _end(self, now: int) -> None:
+        """Close so that the last answer arrives, also where the caller still sends."""
+        if self._mode == _WAIT and not self._backlog:
+            self.transport.close()
+            return
+        self._mode = _DISCARD
+        self._backlog = b""
+        self._state.wheel.arm(self, now + _LINGER_NS)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._resume_reading()
+
+    def leave_if_idle(self, since: int) -> None:
+        """The worker stops: end now if nothing has come since the monotonic time `since`.
+
+        Any other connection ends with its next answer: a caller that is just about to send must not lose its request.
+        """
+        quiet = self.exchange is None and not self._buffer and not self._backlog and self._mode == _HEAD
+        if quiet and self.quiet_since < since:
+            self.transport.close()
+
+    def pause_for_replica(self) -> None:
+        """Stop reading: there is no room for more of the body."""
+        if self._mode in (_LENGTH, _CHUNKED):
+            self._pause_reading()
+
+    def resume_for_replica(self) -> None:
+        """There is room again."""
+        if self._mode in (_LENGTH, _CHUNKED):
+            self._resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused and not self.transport.is_closing():
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused and not self.transport.is_closing():
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The other end reads too slowly."""
+        self.paused = True
+        self.paused_since = time.monotonic_ns()
+        if self.exchange is not None and self.exchange.up is not None:
+            self.exchange.up.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The other end has caught up."""
+        self.paused = False
+        if self.exchange is not None and self.exchange.up is not None:
+            self.exchange.up.resume_reading()
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    def on_deadline(self, now: int) -> None:
+        """Of whatever it was waiting for."""
+        if self.exchange is not None:
+            self.exchange.on_deadline(now)
+        elif self._head_since:
+            self._refuse(Refusal.SLOW_HEAD, "the request's head took too long")
+        else:
+            self.transport.abort()
+
+    def eof_received(self) -> bool:
+        """The caller sends nothing more: it has left."""
+        if self.exchange is not None:
+            self.exchange.abandon()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        """The connection is gone."""
+        self._state.connections.discard(self)
+        self._state.wheel.disarm(self)
+        self._backlog = b""
+        if self.exchange is not None:
+            self.exchange.abandon()

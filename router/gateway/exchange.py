@@ -1,0 +1,555 @@
+"""One request and its answer: matched, let in, sent, answered, recorded. Every way out passes `_end`, once.
+
+    NEW → WAITING → CONNECTING → SENT → ANSWERING → DONE      (any stage may go to DONE; a retry goes back to WAITING)
+
+The exchange decides; the caller's connection (`down`) and the replica's (`up`) carry bytes and tell it what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from router.contract.events import Flag, Outcome
+from router.contract.tee import Kind
+from router.gateway.demand import account
+from router.gateway.records import unix_ns
+from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, plain, refuse
+from router.policy.admission import HELD_BODY_BYTES, HELD_TOTAL_BYTES, Admission
+from router.policy.chunked import LAST, frame
+from router.policy.retrying import Failure, Next, after
+
+if TYPE_CHECKING:
+    from router.gateway.calls import Answer, Call
+    from router.gateway.downstream import Downstream
+    from router.gateway.lane import Lane
+    from router.gateway.routes import Endpoint
+    from router.gateway.state import State
+    from router.gateway.target import Target
+    from router.gateway.tee import Shadow
+    from router.gateway.upstream import Upstream
+
+NEW, WAITING, CONNECTING, SENT, ANSWERING, DONE = range(6)
+_SLOW_CALLER_NS = 60_000_000_000
+"""A caller that takes nothing for this long is cut off; its silence is not the model's."""
+_MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
+_FROM_ZERO, _STREAMED, _RETRIED = int(Flag.FROM_ZERO), int(Flag.STREAMED), int(Flag.RETRIED)
+_OK, _MODEL_ERROR = int(Outcome.OK), int(Outcome.MODEL_ERROR)
+
+
+class Exchange:
+    """One request of one caller."""
+
+    __slots__ = (
+        "_block", "_chunked_out", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
+        "_refreshed", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
+        "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
+        "request_complete", "request_id", "sequence", "stage", "target", "up",
+    )  # fmt: skip
+
+    def __init__(self, state: State, down: Downstream, call: Call) -> None:
+        self._state = state
+        self.down = down
+        self.call = call
+        self.keep_alive = call.keep_alive
+        self.sequence = sequence = state.sequence
+        state.sequence = sequence + 1
+        self.request_id = state.request_id(sequence)
+        """Our own: the worker's boot id and the sequence."""
+        self.stage = NEW
+        self.arrival = time.monotonic_ns()
+        self.deadline = 0
+        self.dispatched = 0
+        self.first_byte = 0
+        self.endpoint = call.endpoint
+        self.lane: Lane | None = None
+        self.target: Target | None = None
+        self.up: Upstream | None = None
+        self.connecting: asyncio.Task[None] | None = None
+        self.named = False
+        self.held = False
+        self.counted = False
+        self.request_complete = False
+        self._pending: list[bytes] | None = []
+        """The body so far, as payload, as long as the request could still be sent anew."""
+        self._pending_bytes = 0
+        self._received = 0
+        self._sent = 0
+        self._status = 0
+        self._model_status = 0
+        self._outcome = _OK
+        self._flags = 0
+        self._sampled = False
+        self._refreshed = False
+        self._chunked_out = False
+        self._block = b""
+        """The answer's head, until the first of its body goes with it."""
+        self._shadow: Shadow | None = None
+
+    # From the caller to a deployment --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let it in: the head has been judged, of the body there is whatever came with it."""
+        call = self.call
+        if call.refusal is not None:
+            self.refuse(call.refusal, call.message)
+        elif call.endpoint is None:
+            self._own(call.own)
+        else:
+            self._choose(call.endpoint)
+
+    def _own(self, path: bytes) -> None:
+        """The gateway's own two routes."""
+        ready = self._state.ready and not self._state.stopping
+        status, text = (200, "ok\n") if ready or path == b"/healthz" else (503, "not ready\n")
+        self._status = status
+        close = self._closes()
+        answer = plain(status, text, self.request_id, head_only=self.call.method == b"HEAD", close=close)
+        self.down.transport.write(answer)
+        self._end(close=close)
+
+    def _choose(self, endpoint: Endpoint) -> None:
+        """A deployment by name, or by the split."""
+        name = self.call.deployment
+        if name is None:
+            lane = endpoint.split.next()
+            if lane is None:
+                text = "no deployment of this endpoint has traffic: give one a positive weight, or name one in the "
+                self.refuse(Refusal.NO_TRAFFIC, text + "azureml-model-deployment header")
+                return
+        else:
+            found = endpoint.lanes.get(name.lower())
+            if found is None:
+                self.refuse(Refusal.NO_DEPLOYMENT, f"endpoint {endpoint.name} has no deployment named {name!r}")
+                return
+            lane = found
+            self.named = True
+            self._flags |= _NAMED
+        self._enter(lane)
+
+    def _enter(self, lane: Lane) -> None:
+        self.lane = lane
+        if lane.failed and not lane.usable:
+            lane.arrivals += 1
+            lane.active = True
+            self.fail_deployment()
+        elif lane.admit(self) is Admission.REFUSE:
+            text = "too many requests wait for a first replica" if not lane.usable else (
+                f"more than {lane.allowed} requests are in flight or queued, which is 2 x "
+                "max_concurrent_requests_per_instance x instances"
+            )  # fmt: skip
+            self.refuse(Refusal.TOO_MANY, f"deployment {lane.name}: {text}")
+
+    def choose_again(self) -> None:
+        """The deployment it waited for has lost its traffic."""
+        assert self.lane is not None
+        assert self.endpoint is not None
+        self._leave_lane()
+        self.stage = NEW
+        self._choose(self.endpoint)
+
+    def _leave_lane(self) -> None:
+        lane = self.lane
+        assert lane is not None
+        if self.stage == WAITING:
+            self._release_held_body()
+            lane.leave_queue(self)
+        lane.leave(self)
+        self.lane = None
+
+    # Waiting --------------------------------------------------------------------------------------------------------
+
+    def wait(self, deadline: int) -> None:
+        """Stand in the lane's queue until `deadline` (monotonic nanoseconds)."""
+        self.stage = WAITING
+        self.deadline = deadline
+        self._flags |= _FROM_ZERO | _WAITED if self.held else _WAITED
+        self._state.held_bytes += self._pending_bytes
+        self._state.wheel.arm(self.down, deadline)
+        if self._pending_bytes >= HELD_BODY_BYTES:
+            self.down.pause_for_replica()
+
+    def _release_held_body(self) -> None:
+        self._state.held_bytes -= self._pending_bytes
+
+    def endpoint_deleted(self) -> None:
+        """While it waited."""
+        self.refuse(Refusal.NO_ENDPOINT, "the endpoint has been deleted")
+
+    def fail_deployment(self) -> None:
+        """The deployment says that it cannot serve."""
+        assert self.lane is not None
+        self.refuse(Refusal.DEPLOYMENT_FAILED, f"deployment {self.lane.name} has failed: {self.lane.failed}")
+
+    # To a replica ---------------------------------------------------------------------------------------------------
+
+    def dispatch(self, target: Target) -> None:
+        """A place at `target` is this exchange's."""
+        lane = self.lane
+        assert lane is not None
+        if self.stage == WAITING:
+            self._release_held_body()
+        now = time.monotonic_ns() if self._flags & _WAITED else self.arrival
+        self.dispatched = now
+        self.target = target
+        lane.in_service += 1
+        lane.busy_ns -= now
+        self._state.wheel.arm(self.down, now + lane.timeout_ns)
+        connection = target.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self.stage = CONNECTING
+            target.connect(self)
+
+    def connected(self, connection: Upstream) -> None:
+        """The connection it asked for is there."""
+        self._send(connection)
+
+    def _send(self, up: Upstream) -> None:
+        call = self.call
+        self.stage = SENT
+        self.up = up
+        up.carry(self)
+        block = call.for_replica(self.request_id, self.down.peer)
+        if not self._sampled:
+            self._sample(block)
+        pieces = self._pending
+        assert pieces is not None
+        if not pieces:
+            up.transport.write(block)
+        elif call.chunked:
+            up.transport.write(block + frame(pieces))
+        elif len(pieces) == 1:
+            up.transport.write(block + pieces[0])
+        else:
+            up.transport.write(b"".join((block, *pieces)))
+        if self.request_complete:
+            if call.chunked:
+                up.transport.write(LAST)
+        else:
+            if call.expects_continue and not self._received:
+                self.down.transport.write(CONTINUE)
+            if not up.paused:
+                self.down.resume_for_replica()
+        if self._pending_bytes > HELD_BODY_BYTES:
+            self._pending = None
+
+    def _sample(self, block: bytes) -> None:
+        """Begin the shadow, if this request is one of the mirrored ones."""
+        self._sampled = True
+        endpoint, lane = self.endpoint, self.lane
+        assert endpoint is not None
+        assert lane is not None
+        if self.named:
+            return
+        sampler = endpoint.sampler
+        mask = sampler.sample() if sampler is not None else 0
+        if not mask:
+            return
+        candidates = tuple(name for index, name in enumerate(endpoint.mirrors) if mask >> index & 1)
+        shadow = self._state.tee.open(
+            endpoint.name, lane.name, candidates, self.request_id, unix_ns(self.arrival), block
+        )
+        if shadow is None:
+            return
+        self._flags |= _MIRRORED
+        self._shadow = shadow
+        for piece in self._pending or ():
+            shadow.add(Kind.BODY, piece)
+        if self.request_complete:
+            shadow.add(Kind.REQUEST_END, b"")
+
+    def first_body(self, pieces: list[bytes], size: int, *, complete: bool) -> None:
+        """The part of the body that came with the head."""
+        self._received = size
+        self._pending = pieces
+        self._pending_bytes = size
+        self.request_complete = complete
+
+    def body(self, pieces: list[bytes]) -> None:
+        """More of the body."""
+        size = sum(map(len, pieces))
+        self._received += size
+        if self.stage >= SENT:
+            self._pass_on(pieces, size)
+            return
+        assert self._pending is not None
+        self._pending += pieces
+        self._pending_bytes += size
+        if self.stage == WAITING:
+            self._state.held_bytes += size
+            if self._state.held_bytes > HELD_TOTAL_BYTES:
+                self.refuse(Refusal.TOO_MANY, "the bodies of waiting requests fill the memory set aside for them")
+                return
+        if self._pending_bytes >= HELD_BODY_BYTES:
+            self.down.pause_for_replica()
+
+    def _pass_on(self, pieces: list[bytes], size: int) -> None:
+        up = self.up
+        assert up is not None
+        if self._pending is not None:
+            self._pending_bytes += size
+            if self._pending_bytes > HELD_BODY_BYTES:
+                self._pending = None
+            else:
+                self._pending += pieces
+        if self._shadow is not None:
+            for piece in pieces:
+                self._shadow.add(Kind.BODY, piece)
+        if self.stage == SENT:
+            # The model's time runs from the last byte it was given.
+            assert self.lane is not None
+            self._state.wheel.arm(self.down, time.monotonic_ns() + self.lane.timeout_ns)
+        if self.call.chunked:
+            up.transport.write(frame(pieces))
+        else:
+            for piece in pieces:
+                up.transport.write(piece)
+
+    def body_complete(self) -> None:
+        """The body's last byte has come."""
+        self.request_complete = True
+        if self.stage >= SENT:
+            if self.call.chunked and self.up is not None:
+                self.up.transport.write(LAST)
+            if self._shadow is not None:
+                self._shadow.add(Kind.REQUEST_END, b"")
+
+    # Back to the caller ---------------------------------------------------------------------------------------------
+
+    def answer(self, answer: Answer, raw: bytes) -> None:
+        """The replica's head is here; it is written together with the first of the body."""
+        lane = self.lane
+        assert lane is not None
+        now = time.monotonic_ns()
+        self.first_byte = now
+        self.stage = ANSWERING
+        status = answer.status
+        self._model_status = self._status = status
+        self.down.deadline = now + lane.timeout_ns
+        if self._shadow is not None:
+            self._shadow.response(status, (now - self.arrival) // 1000, raw)
+        front = answer.front if status < 400 else self._failed_front(answer, lane)
+        tail = answer.tail
+        if not tail or self._closes() or self.call.http10:
+            tail = self._frame(status, answer)
+        self._block = b"".join((front, self.request_id, lane.after_id, tail))
+
+    def _failed_front(self, answer: Answer, lane: Lane) -> bytes:
+        """The head's begin where the model answered an error; Azure's says 424 and the real code in a field."""
+        if not lane.map_errors:
+            if answer.status >= 500:
+                self._outcome = _MODEL_ERROR
+            return answer.front
+        self._outcome = _MODEL_ERROR
+        self._status = 424
+        real = b"ms-azureml-model-error-statuscode: %d\r\nms-azureml-model-error-reason: %b\r\n"
+        return STATUS_LINES[424] + real % (answer.status, answer.reason) + answer.lines + b"x-request-id: "
+
+    def _frame(self, status: int, answer: Answer) -> bytes:
+        """How the caller will know where the body ends, and the head's last lines."""
+        line = b""
+        if answer.length is not None:
+            if status != 204:
+                line = b"content-length: %d\r\n" % answer.length
+        elif self.call.method == b"HEAD" or status in (204, 304):
+            if answer.chunked and status != 204:
+                line = b"transfer-encoding: chunked\r\n"
+        else:
+            self._flags |= _STREAMED
+            if self.call.http10:
+                self.keep_alive = False
+            else:
+                self._chunked_out = True
+                line = b"transfer-encoding: chunked\r\n"
+        if self._closes():
+            return line + b"connection: close\r\n\r\n"
+        return line + (b"connection: keep-alive\r\n\r\n" if self.call.http10 else b"\r\n")
+
+    def flush_head(self) -> None:
+        """No body has come with the head: send the head alone."""
+        if self._block:
+            self.down.transport.write(self._block)
+            self._block = b""
+
+    def relay_whole(self, body: bytes) -> None:
+        """The whole body came with the head: one write for both."""
+        self._sent = len(body)
+        block, self._block = self._block, b""
+        self.down.transport.write(block + body)
+        if self._shadow is not None:
+            self._shadow.add(Kind.RESPONSE_BODY, body)
+
+    def relay(self, pieces: list[bytes]) -> None:
+        """Body from the replica: on to the caller at once."""
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        self._sent += size
+        down = self.down
+        payload = frame(pieces) if self._chunked_out else pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._block:
+            payload = self._block + payload
+            self._block = b""
+        elif size:
+            # Silence between two pieces has the same bound as the wait for the first.
+            assert self.lane is not None
+            self._state.wheel.arm(down, time.monotonic_ns() + self.lane.timeout_ns)
+        if payload:
+            down.transport.write(payload)
+        if self._shadow is not None:
+            for piece in pieces:
+                self._shadow.add(Kind.RESPONSE_BODY, piece)
+
+    def answered(self) -> None:
+        """The answer's last byte is on its way to the caller."""
+        self.up = None
+        if self._block:
+            self.flush_head()
+        if self._chunked_out:
+            self.down.transport.write(LAST)
+        now = time.monotonic_ns()
+        if self._shadow is not None:
+            if not self.request_complete:
+                self._shadow.drop("live_failed")
+            else:
+                self._shadow.end(self._model_status, (now - self.arrival) // 1000, self._sent)
+        self._end(close=self._closes(), now=now)
+
+    def _closes(self) -> bool:
+        """Whether the caller's connection ends with this answer."""
+        return not self.keep_alive or self._state.stopping or not self.request_complete
+
+    # What goes wrong ------------------------------------------------------------------------------------------------
+
+    def upstream_failed(self, failure: Failure) -> None:
+        """The replica's connection is gone, or was none."""
+        self.up = None
+        if self.stage == ANSWERING:
+            self._outcome = int(Outcome.UPSTREAM_FAILED)
+            self._cut()
+            return
+        replayable = self._pending is not None
+        repeated = bool(self._flags & _RETRIED)
+        step = after(failure, replayable=replayable, repeated=repeated, refreshed=self._refreshed)
+        target, lane = self.target, self.lane
+        assert target is not None
+        assert lane is not None
+        if failure is Failure.DIED:
+            target.failed()
+        if step is Next.SAME_AGAIN:
+            self._refreshed = True
+            self.stage = CONNECTING
+            target.connect(self)
+        elif step is Next.ELSEWHERE:
+            if failure is not Failure.REFUSED:
+                self._flags |= _RETRIED
+                self._state.counters.retried += 1
+            self._leave_target()
+            lane.again(self)
+        elif failure is Failure.NONSENSE:
+            self.refuse(Refusal.BAD_ANSWER, f"deployment {lane.name} answered with something that is not HTTP")
+        else:
+            self.refuse(Refusal.REPLICA_FAILED, f"deployment {lane.name}: the replica ended the connection unanswered")
+
+    def on_deadline(self, now: int) -> None:
+        """Waited, or been silent, for too long."""
+        lane = self.lane
+        assert lane is not None
+        if self.stage == WAITING:
+            if self.held or not lane.usable:
+                seconds = (now - self.arrival) / 1e9
+                text = f"deployment {lane.name}: no replica became ready within {seconds:.1f} s"
+                self.refuse(Refusal.NO_REPLICA, text)
+            else:
+                text = f"deployment {lane.name}: waited longer than max_queue_wait_ms, {lane.wait_ns // 1_000_000} ms"
+                self.refuse(Refusal.QUEUE_TIMEOUT, text)
+        elif self.stage == ANSWERING:
+            if self.down.paused and now - self.down.paused_since < _SLOW_CALLER_NS:
+                self._state.wheel.arm(self.down, self.down.paused_since + _SLOW_CALLER_NS)
+                return
+            self._outcome = int(Outcome.CLIENT_ABORTED if self.down.paused else Outcome.TIMEOUT)
+            self._cut()
+        else:
+            text = f"deployment {lane.name}: no answer within request_timeout_ms, {lane.timeout_ns // 1_000_000} ms"
+            self.refuse(Refusal.MODEL_TIMEOUT, text)
+
+    def refuse(self, refusal: Refusal, message: str) -> None:
+        """Answer in the gateway's own name. Nothing has been sent to the caller before."""
+        self._drop_upstream()
+        self._status = refusal.status
+        self._outcome = int(refusal.outcome)
+        self._state.counters.refused += 1
+        close = self._closes()
+        extra = self.lane.label if self.lane is not None else b""
+        head_only = self.call.method == b"HEAD"
+        answer = refuse(refusal, message, self.request_id, head_only=head_only, extra=extra, close=close)
+        self.down.transport.write(answer)
+        self._end(close=close)
+
+    def abandon(self) -> None:
+        """The caller is gone."""
+        if self.stage == DONE:
+            return
+        self._drop_upstream()
+        if self._shadow is not None:
+            self._shadow.drop("client_aborted")
+        self._status = self._status if self.stage == ANSWERING else 0
+        self._outcome = int(Outcome.CLIENT_ABORTED)
+        self._state.counters.client_aborts += 1
+        self._end(close=True)
+
+    def _cut(self) -> None:
+        """Break the answer off where the caller cannot take it for a whole one."""
+        self._drop_upstream()
+        self._end(close=True, cut=True)
+
+    def _drop_upstream(self) -> None:
+        up, self.up = self.up, None
+        if up is not None:
+            up.exchange = None
+            up.close()
+        # A connection under way is not wasted: it goes to the replica's idle ones.
+        self.connecting = None
+
+    def _leave_target(self) -> None:
+        target, lane = self.target, self.lane
+        if target is None:
+            return
+        assert lane is not None
+        self.target = None
+        lane.in_service -= 1
+        lane.busy_ns += time.monotonic_ns()
+        lane.release(target)
+
+    def _end(self, *, close: bool, cut: bool = False, now: int = 0) -> None:
+        """Give everything back and write the record."""
+        stage, self.stage = self.stage, DONE
+        now = now or time.monotonic_ns()
+        endpoint, lane, target = self.endpoint, self.lane, self.target
+        shadow = self._shadow
+        if shadow is not None and not shadow.over:
+            shadow.drop("live_failed")
+        if lane is not None:
+            if stage == WAITING:
+                self._release_held_body()
+                lane.leave_queue(self)
+            if self.counted:
+                lane.leave(self)
+            waited = self.dispatched - self.arrival if self.dispatched else -1
+            account(lane, self._outcome, waited, now - self.arrival)
+        if endpoint is not None:
+            endpoint.ledger.add(
+                self.sequence, self.arrival, self._status, self._model_status, self._outcome, self._flags,
+                self._received, self._sent, self.dispatched, self.first_byte, now,
+                lane.name if lane is not None else "", target.id if target is not None else "",
+            )  # fmt: skip
+        self.down.exchange_over(close=close, cut=cut, now=now)
+        if target is not None:
+            self.target = None
+            assert lane is not None
+            lane.in_service -= 1
+            lane.busy_ns += now
+            lane.release(target)
+        self._pending = None
+        self._shadow = None

@@ -1,0 +1,359 @@
+"""One deployment as this worker serves it: its replicas, who waits for one, and what it has seen.
+
+A lane outlives routing snapshots. Whoever waits stands in one queue in order of arrival; over all workers the oldest
+goes first. Requests that came while nothing was ready are `held`: they wait for the first replica, not for a turn, so
+Azure's limit does not count them and their deadline is the activator's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from router.contract.events import Replica, ReplicaState
+from router.contract.specs import DeploymentSpec, RequestSettings
+from router.gateway.board import COLUMNS, Quantity
+from router.gateway.target import Target
+from router.policy import admission
+from router.policy.balancing import least_loaded, two_of
+
+if TYPE_CHECKING:
+    from router.gateway.exchange import Exchange
+    from router.gateway.routes import Endpoint
+    from router.gateway.state import State
+
+_POLL_SECONDS = 0.004
+_PATIENCE = 3
+"""Polls for which a worker leaves free capacity to an older waiter elsewhere that does not take it."""
+_GRACE_NS = int(admission.COLD_START_GRACE_SECONDS * 1e9)
+
+
+class Lane:
+    """The live state of one deployment in one worker."""
+
+    __slots__ = (
+        "_polls", "_present_cell", "_present_others", "_state", "_targets", "_timer", "_waiting_cell",
+        "_waiting_others", "active", "after_id", "allowed", "arrivals", "balance", "busy_ns", "completions", "concurrency",
+        "endpoint", "errors", "failed", "held", "in_service", "label", "latency", "map_errors", "name", "present",
+        "queue", "ready", "ready_since", "rejected", "timeout_ns", "usable", "wait", "wait_ns", "weight",
+    )  # fmt: skip
+
+    def __init__(self, state: State, endpoint: Endpoint, name: str) -> None:
+        self._state = state
+        self.endpoint = endpoint
+        self.name = name
+        self.label = b"azureml-model-deployment: %b\r\n" % name.encode()
+        self.after_id = b"\r\n" + self.label
+        """What stands behind our request id in an answer's head."""
+        self._targets: dict[str, Target] = {}
+        self.ready: list[Target] = []
+        self.usable: list[Target] = []
+        """Ready and not ejected."""
+        self.ready_since = 0
+        self.queue: deque[Exchange] = deque()
+        self.held = 0
+        self.present = 0
+        """In flight plus queued in this worker, without those held."""
+        self.weight = 0
+        self.failed = ""
+        """Why the deployment cannot serve, when its phase says so."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._polls = 0
+        self._take_columns()
+        self.configure(RequestSettings(), map_errors=True)
+        self.in_service = 0
+        self.busy_ns = 0
+        """Sum over requests of (end - start) in service; those under way have only paid their start."""
+        self.clear_counts()
+
+    def _take_columns(self) -> None:
+        board, name = self._state.board, f"{self.endpoint.name}/{self.name}"
+        present = board.column(f"{name}#present", Quantity.GAUGE)
+        waiting = board.column(f"{name}#waiting", Quantity.GAUGE)
+        self.balance = board.column(f"{name}#balance", Quantity.BALANCE)
+        self._present_cell, self._waiting_cell = board.row + present, board.row + waiting
+        self._present_others = tuple(other + present for other in board.others)
+        self._waiting_others = tuple(other + waiting for other in board.others)
+
+    def clear_counts(self) -> None:
+        """Begin a new window of demand."""
+        self.arrivals = self.completions = self.errors = self.rejected = 0
+        self.latency: list[int] | None = None
+        self.wait: list[int] | None = None
+        self.active = False
+
+    # What the snapshots say -----------------------------------------------------------------------------------------
+
+    def configure(self, settings: RequestSettings, *, map_errors: bool) -> None:
+        """Take the deployment's request settings."""
+        self.concurrency = settings.max_concurrent_requests_per_instance
+        self.timeout_ns = settings.request_timeout_ms * 1_000_000
+        self.wait_ns = settings.max_queue_wait_ms * 1_000_000
+        self.map_errors = map_errors
+        self.allowed = admission.limit(self.concurrency, len(self.ready))
+
+    def apply_spec(self, spec: DeploymentSpec) -> None:
+        """Take a new revision of the deployment."""
+        self.configure(spec.request_settings, map_errors=spec.extras.model_errors == "map")
+
+    def apply_replicas(self, replicas: Iterable[Replica], failed: str) -> None:
+        """Take a new replica set. Whoever is gone finishes what it has in flight."""
+        self.failed = failed
+        wanted = {replica.id: replica for replica in replicas}
+        for replica_id in [one for one in self._targets if one not in wanted]:
+            target = self._targets[replica_id]
+            target.present = False
+            target.drop_idle()
+            if not target.in_flight:
+                self.retire(target)
+        self.ready = [self._apply_one(one) for one in wanted.values() if self._routable(one)]
+        self.allowed = admission.limit(self.concurrency, len(self.ready))
+        self.refresh()
+
+    def _routable(self, replica: Replica) -> bool:
+        """Whether it may get requests; one that drains is told so."""
+        if replica.state is ReplicaState.READY:
+            return True
+        target = self._targets.get(replica.id)
+        if target is None and replica.state is ReplicaState.DRAINING:
+            target = self._apply_one(replica)
+        if target is not None:
+            target.draining = replica.state is ReplicaState.DRAINING
+            target.drop_idle()
+            target.trust_again()
+        return False
+
+    def _apply_one(self, replica: Replica) -> Target:
+        address = (replica.host, replica.port)
+        target = self._targets.get(replica.id)
+        if target is None:
+            column = self._state.board.column(self._column_name(replica.id), Quantity.GAUGE)
+            target = Target(self._state, self, replica.id, address, column)
+            self._targets[replica.id] = target
+        elif target.address != address:
+            target.address = address
+            target.drop_idle()
+            target.trust_again()
+        elif target not in self.ready:
+            target.trust_again()
+        target.present, target.draining = True, False
+        return target
+
+    def _column_name(self, replica_id: str) -> str:
+        return f"{self.endpoint.name}/{self.name}/{replica_id}"
+
+    def retire(self, target: Target) -> None:
+        """Forget a replica that is gone and has nothing in flight any more."""
+        if self._targets.get(target.id) is target and not target.present:
+            del self._targets[target.id]
+            target.close()
+            self._state.board.let_go(self._column_name(target.id), Quantity.GAUGE)
+
+    def draining(self) -> list[tuple[str, int]]:
+        """(replica, requests in flight here) of every replica that drains."""
+        return [(one.id, one.in_flight) for one in self._targets.values() if one.draining and one.present]
+
+    def refresh(self) -> None:
+        """Recompute who may get requests, and let in whoever waits for that."""
+        before = bool(self.usable)
+        self.usable = [target for target in self.ready if not target.ejected]
+        if self.usable and not before:
+            self.ready_since = time.monotonic_ns()
+        if before and not self.usable:
+            for exchange in self.queue:
+                self._hold(exchange)
+        if self.queue:
+            if self.failed and not self.usable:
+                for exchange in list(self.queue):
+                    exchange.fail_deployment()
+            self.pump()
+            self._watch()
+
+    def close(self) -> None:
+        """The deployment is gone: its replicas' connections too, once they carry nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for target in list(self._targets.values()):
+            target.present = False
+            target.drop_idle()
+            if not target.in_flight:
+                self.retire(target)
+
+    def abort(self) -> None:
+        """Close every connection now."""
+        self.close()
+        for target in list(self._targets.values()):
+            target.close()
+
+    def let_go(self) -> None:
+        """Give the board's columns back; nothing of this lane is under way any more."""
+        name = f"{self.endpoint.name}/{self.name}"
+        for what, quantity in (("present", Quantity.GAUGE), ("waiting", Quantity.GAUGE), ("balance", Quantity.BALANCE)):
+            self._state.board.let_go(f"{name}#{what}", quantity)
+
+    # Entering, waiting, leaving -------------------------------------------------------------------------------------
+
+    def admit(self, exchange: Exchange) -> admission.Admission:
+        """Let a new request in: it is sent, queued or held, or refused."""
+        self.arrivals += 1
+        self.active = True
+        present = self.present
+        if self._present_others:
+            cells = self._state.board.cells
+            for other in self._present_others:
+                present += cells[other]
+        decision = admission.Admission.ENTER
+        if self.held or not self.usable or present >= self.allowed:
+            cold = self.held > 0 and exchange.arrival - self.ready_since < _GRACE_NS
+            max_held = self._state.settings.max_waiting
+            decision = admission.decide(bool(self.usable), cold, present, self.allowed, self.held, max_held)
+        if decision is admission.Admission.ENTER:
+            self._count(exchange)
+            if not self.queue and not self._waits_elsewhere():
+                target = self.claim()
+                if target is not None:
+                    exchange.dispatch(target)
+                    return decision
+            self._enqueue(exchange, exchange.arrival + self.wait_ns)
+            if self._waiting_others:
+                self.pump()
+        elif decision is admission.Admission.HOLD:
+            first = not self.queue
+            self._hold(exchange)
+            self._enqueue(exchange, exchange.deadline)
+            if first and not self.usable:
+                self._state.report_now(self.endpoint)
+            if self.usable:
+                self.pump()
+        return decision
+
+    def _count(self, exchange: Exchange) -> None:
+        exchange.counted = True
+        self.present += 1
+        self._state.board.cells[self._present_cell] = self.present
+
+    def _hold(self, exchange: Exchange) -> None:
+        if exchange.held:
+            return
+        exchange.held = True
+        self.held += 1
+        deadline = exchange.arrival + int(self._state.settings.activation_seconds * 1e9)
+        exchange.deadline = deadline
+        self._state.wheel.arm(exchange.down, deadline)
+
+    def _enqueue(self, exchange: Exchange, deadline: int) -> None:
+        exchange.wait(deadline)
+        self.queue.append(exchange)
+        self._show_oldest()
+        self._watch()
+
+    def again(self, exchange: Exchange) -> None:
+        """Let a request that its replica failed wait at the front."""
+        self._hold(exchange)
+        exchange.wait(exchange.deadline)
+        self.queue.appendleft(exchange)
+        self._show_oldest()
+        if self.usable:
+            self.pump()
+        else:
+            self._state.report_now(self.endpoint)
+        self._watch()
+
+    def leave_queue(self, exchange: Exchange) -> None:
+        """It no longer waits: it goes to a replica, gives up, or its caller is gone."""
+        if self.queue and self.queue[0] is exchange:
+            self.queue.popleft()
+        else:
+            self.queue.remove(exchange)
+        if exchange.held:
+            exchange.held = False
+            self.held -= 1
+        self._show_oldest()
+
+    def leave(self, exchange: Exchange) -> None:
+        """The request is over, wherever it was."""
+        if exchange.counted:
+            exchange.counted = False
+            self.present -= 1
+            self._state.board.cells[self._present_cell] = self.present
+
+    def claim(self) -> Target | None:
+        """A place at the less loaded of two replicas, or at any that has one."""
+        usable, concurrency = self.usable, self.concurrency
+        count = len(usable)
+        if count == 1:
+            target = usable[0]
+            return target if target.claim(concurrency) else None
+        if not count:
+            return None
+        chance = self._state.chance
+        one, other = two_of(count, chance(), chance())
+        first, second = usable[one], usable[other]
+        if second.load() < first.load():
+            first, second = second, first
+        if first.claim(concurrency):
+            return first
+        if second.claim(concurrency):
+            return second
+        best = least_loaded([target.load() for target in usable], concurrency) if count > 2 else None
+        return usable[best] if best is not None and usable[best].claim(concurrency) else None
+
+    def release(self, target: Target) -> None:
+        """Give a place back and let the oldest waiter have it, in whichever worker it waits."""
+        target.release()
+        if self.queue:
+            self.pump()
+        elif self._waiting_others:
+            self._ring_oldest()
+
+    def pump(self, *, patient: bool = True) -> None:
+        """Send whoever waits, oldest first, as long as there are places."""
+        while self.queue and self.usable:
+            if patient and self._waiting_others and self._older_elsewhere():
+                self._ring_oldest()
+                return
+            target = self.claim()
+            if target is None:
+                return
+            exchange = self.queue[0]
+            self.leave_queue(exchange)
+            if not exchange.counted:
+                self._count(exchange)
+            exchange.dispatch(target)
+
+    def _show_oldest(self) -> None:
+        oldest = self.queue[0].arrival if self.queue else 0
+        self._state.board.cells[self._waiting_cell] = oldest
+
+    def _waits_elsewhere(self) -> bool:
+        cells = self._state.board.cells
+        return any(cells[other] for other in self._waiting_others) if self._waiting_others else False
+
+    def _older_elsewhere(self) -> bool:
+        cells, mine = self._state.board.cells, self.queue[0].arrival
+        return any(0 < cells[other] < mine for other in self._waiting_others)
+
+    def _ring_oldest(self) -> None:
+        cells = self._state.board.cells
+        waiting = [(cells[other], other) for other in self._waiting_others if cells[other]]
+        if waiting:
+            self._state.doorbell.ring(min(waiting)[1] // COLUMNS)
+
+    def _watch(self) -> None:
+        """While something waits beside other workers, look again soon: they may free places or be dead."""
+        if self._timer is None and self._waiting_others and self.queue and self.usable:
+            self._timer = self._state.loop.call_later(_POLL_SECONDS, self._poll)
+
+    def _poll(self) -> None:
+        self._timer = None
+        if not self.queue:
+            self._polls = 0
+            return
+        self._state.board.reap()
+        self._polls += 1
+        self.pump(patient=self._polls % _PATIENCE != 0)
+        self._watch()

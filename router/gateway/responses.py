@@ -1,0 +1,83 @@
+"""Every answer the gateway gives in its own name: status, stable code, message and whether to come back.
+
+`{"error": {"code", "message"}}`, always with `x-request-id`; `Retry-After` where trying again helps.
+"""
+
+from __future__ import annotations
+
+import enum
+import http
+import json
+
+from router.contract.events import Outcome
+
+
+class Refusal(enum.Enum):
+    """status, code, Retry-After seconds (0 = none), outcome of the record."""
+
+    BAD_REQUEST = (400, "BadRequest", 0, Outcome.REFUSED)
+    HEAD_TOO_LARGE = (431, "RequestHeaderFieldsTooLarge", 0, Outcome.REFUSED)
+    SLOW_HEAD = (408, "RequestTimeout", 0, Outcome.REFUSED)
+    EXPECTATION = (417, "ExpectationFailed", 0, Outcome.REFUSED)
+    UPGRADE = (501, "UpgradeNotSupported", 0, Outcome.REFUSED)
+    NO_ENDPOINT = (404, "EndpointNotFound", 0, Outcome.REFUSED)
+    NO_DEPLOYMENT = (404, "DeploymentNotFound", 0, Outcome.REFUSED)
+    NO_TRAFFIC = (404, "NoDeploymentWithTraffic", 0, Outcome.REFUSED)
+    UNAUTHORISED = (401, "Unauthorized", 0, Outcome.REFUSED)
+    TOO_MANY = (429, "TooManyRequests", 1, Outcome.QUEUE_FULL)
+    QUEUE_TIMEOUT = (429, "QueueTimeout", 1, Outcome.QUEUE_TIMEOUT)
+    NO_REPLICA = (503, "NoReplicaReady", 5, Outcome.NO_REPLICA)
+    DEPLOYMENT_FAILED = (503, "DeploymentFailed", 0, Outcome.NO_REPLICA)
+    STOPPING = (503, "Stopping", 1, Outcome.NO_REPLICA)
+    MODEL_TIMEOUT = (408, "RequestTimeout", 0, Outcome.TIMEOUT)
+    REPLICA_FAILED = (502, "ReplicaFailed", 0, Outcome.UPSTREAM_FAILED)
+    BAD_ANSWER = (502, "InvalidReplicaResponse", 0, Outcome.UPSTREAM_FAILED)
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self.value[0]
+
+    @property
+    def outcome(self) -> Outcome:
+        """As the request's record tells it."""
+        return self.value[3]
+
+
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """The status line of a passed-on answer, with the replica's own words where it has any."""
+    if reason:
+        return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def refuse(refusal: Refusal, message: str, request_id: bytes, *, head_only: bool, extra: bytes, close: bool) -> bytes:
+    """The whole answer. `extra` are further header lines."""
+    status, code, retry_after, _ = refusal.value
+    body = json.dumps({"error": {"code": code, "message": message}}, separators=(",", ":")).encode()
+    parts = [STATUS_LINES[status], b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
+    parts.append(b"x-request-id: %b\r\n" % request_id)
+    if retry_after:
+        parts.append(b"retry-after: %d\r\n" % retry_after)
+    if refusal is Refusal.UNAUTHORISED:
+        parts.append(b'www-authenticate: Bearer realm="tidegate"\r\n')
+    parts.append(extra)
+    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    if not head_only:
+        parts.append(body)
+    return b"".join(parts)
+
+
+def plain(status: int, text: str, request_id: bytes, *, head_only: bool, close: bool) -> bytes:
+    """A probe's answer."""
+    body = text.encode()
+    head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
+        len(body),
+        request_id,
+    )
+    end = b"connection: close\r\n\r\n" if close else b"\r\n"
+    return STATUS_LINES[status] + head + end + (b"" if head_only else body)

@@ -1,0 +1,227 @@
+"""One endpoint as this worker routes it: who may call, how traffic splits, what is mirrored.
+
+`apply_revision` and `apply_replicas` take one message each, whole, between two requests; nothing is half-applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mirror.sampling import Sampler
+from router.contract.azure import deployment_from_document, endpoint_from_document
+from router.contract.errors import InvalidSpec
+from router.contract.events import DeploymentReplicas, EndpointReplicas, EndpointRevision, Phase
+from router.contract.specs import AuthMode, DeploymentSpec, EndpointSpec
+from router.gateway.lane import Lane
+from router.gateway.records import Ledger
+from router.policy.splitting import WHOLE, charge, choose, of_two
+
+if TYPE_CHECKING:
+    from router.gateway.state import State
+
+_LOG = logging.getLogger(__name__)
+
+
+class Split:
+    """Live weights, and the balances on the board that make them exact over all workers."""
+
+    __slots__ = ("_cells", "_lanes", "_others", "_own", "_weights")
+
+    def __init__(self, state: State, lanes: tuple[Lane, ...]) -> None:
+        self._lanes = lanes
+        self._weights = tuple(lane.weight for lane in lanes)
+        self._cells = state.board.cells
+        self._own = tuple(state.board.row + lane.balance for lane in lanes)
+        self._others = tuple(tuple(other + lane.balance for other in state.board.others) for lane in lanes)
+
+    def next(self) -> Lane | None:
+        """The deployment that takes the next request; None where no deployment has traffic."""
+        lanes = self._lanes
+        if len(lanes) == 2:
+            return self._next_of_two()
+        if len(lanes) < 2:
+            return lanes[0] if lanes else None
+        cells = self._cells
+        mine = [cells[at] for at in self._own]
+        balances = [value + sum([cells[at] for at in others]) for value, others in zip(mine, self._others, strict=True)]
+        chosen = choose(balances, self._weights)
+        charge(mine, self._weights, chosen)
+        for place, value in zip(self._own, mine, strict=True):
+            cells[place] = value
+        return lanes[chosen]
+
+    def _next_of_two(self) -> Lane:
+        """The same without lists: two is what most endpoints have."""
+        cells = self._cells
+        (one, other), (weight, rest) = self._own, self._weights
+        first = mine = cells[one] + weight
+        second = theirs = cells[other] + rest
+        for places, others in zip(*self._others, strict=True):
+            first += cells[places]
+            second += cells[others]
+        chosen = of_two(first, second, weight, rest)
+        cells[one], cells[other] = (mine, theirs - WHOLE) if chosen else (mine - WHOLE, theirs)
+        return self._lanes[chosen]
+
+
+class Endpoint:
+    """The live state of one endpoint in one worker."""
+
+    __slots__ = (
+        "_digests",
+        "_fractions",
+        "_phases",
+        "_specs",
+        "_state",
+        "keys_in_use",
+        "lanes",
+        "last_report_ns",
+        "ledger",
+        "mirrors",
+        "name",
+        "refuses",
+        "replicas",
+        "replicas_version",
+        "report_due",
+        "revision",
+        "sampler",
+        "spec",
+        "split",
+        "window_start_ns",
+    )  # fmt: skip
+
+    def __init__(self, state: State, name: str) -> None:
+        self._state = state
+        self.name = name
+        self.ledger = Ledger(state.log, name)
+        self.lanes: dict[str, Lane] = {}
+        """Lower-case deployment name → its lane."""
+        self.revision = 0
+        self.replicas_version = 0
+        self.spec: EndpointSpec | None = None
+        self._specs: dict[str, DeploymentSpec] = {}
+        self.replicas: Mapping[str, DeploymentReplicas] = {}
+        self.split = Split(state, ())
+        self.mirrors: tuple[str, ...] = ()
+        self.sampler: Sampler | None = None
+        self._fractions: tuple[float, ...] = ()
+        self._digests: tuple[bytes, ...] = ()
+        self.refuses = ""
+        """Why nobody can be let in at all."""
+        self.window_start_ns = 0
+        self.last_report_ns = 0
+        self.report_due = False
+
+    def opens(self, key: bytes | None) -> bool:
+        """Whether `key` is one of the endpoint's keys; takes as long for a wrong one as for a right one."""
+        if key is None:
+            return False
+        digest = hashlib.sha256(key).digest()
+        found = False
+        for known in self._digests:
+            found |= hmac.compare_digest(digest, known)
+        return found
+
+    def apply_revision(self, event: EndpointRevision) -> None:
+        """Route by a new revision. Raises `InvalidSpec`, having changed nothing, when the endpoint makes no sense."""
+        spec = endpoint_from_document(event.document)
+        specs = {name.lower(): self._read(name.lower(), document) for name, document in event.deployments.items()}
+        self.spec = spec
+        self._specs = {name: one for name, one in specs.items() if one is not None}
+        self.revision = event.revision
+        self._digests = tuple(bytes.fromhex(one) for one in event.key_hashes)
+        self.refuses = "" if spec.auth_mode is AuthMode.KEY else f"auth_mode {spec.auth_mode} is not supported"
+        self._renew_lanes(set(specs) | {name for name, weight in spec.traffic.items() if weight > 0})
+        self._renew_split(spec)
+        self._renew_mirrors(spec)
+
+    def _read(self, name: str, document: Mapping[str, Any]) -> DeploymentSpec | None:
+        """The deployment's spec; the last good one where the document is broken."""
+        try:
+            return deployment_from_document(document, endpoint_name=self.name)
+        except InvalidSpec as error:
+            _LOG.error(
+                "a deployment's document makes no sense; its last good one stays",
+                extra={"endpoint": self.name, "deployment": name, "problems": str(error)},
+            )
+            return self._specs.get(name)
+
+    def _renew_lanes(self, names: set[str]) -> None:
+        for name in [one for one in self.lanes if one not in names]:
+            lane = self.lanes.pop(name)
+            lane.weight = 0
+            self._reroute(lane)
+            lane.close()
+        for name in sorted(names):
+            lane = self.lanes.get(name) or self._new_lane(name)
+            known = self._specs.get(name)
+            if known is not None:
+                lane.apply_spec(known)
+
+    def _new_lane(self, name: str) -> Lane:
+        lane = Lane(self._state, self, name)
+        self.lanes[name] = lane
+        observed = self.replicas.get(name)
+        if observed is not None:
+            _apply(lane, observed)
+        return lane
+
+    def _renew_split(self, spec: EndpointSpec) -> None:
+        for name, lane in self.lanes.items():
+            lane.weight = spec.traffic.get(name, 0)
+        live = tuple(lane for _, lane in sorted(self.lanes.items()) if lane.weight > 0)
+        assert sum(lane.weight for lane in live) in (0, WHOLE)
+        self.split = Split(self._state, live)
+        for lane in self.lanes.values():
+            if not lane.weight:
+                self._reroute(lane)
+
+    def _reroute(self, lane: Lane) -> None:
+        """Who waits for a deployment that has no traffic any more, and did not name it, chooses again."""
+        for exchange in list(lane.queue):
+            if not exchange.named or lane.name not in self.lanes:
+                exchange.choose_again()
+
+    def _renew_mirrors(self, spec: EndpointSpec) -> None:
+        targets = [one for one in spec.mirrors() if one.deployment in self.lanes]
+        fractions = tuple(one.fraction for one in targets)
+        self.mirrors = tuple(one.deployment for one in targets)
+        if fractions != self._fractions:
+            settings = self._state.settings
+            phase = (settings.worker + 0.5) / settings.workers
+            self.sampler = Sampler(fractions, phase) if fractions else None
+            self._fractions = fractions
+
+    def apply_replicas(self, event: EndpointReplicas) -> None:
+        """Send to these replicas from now on."""
+        drained = {one for lane in self.lanes.values() for one, _ in lane.draining()}
+        self.replicas = event.deployments
+        self.replicas_version = event.version
+        nothing = DeploymentReplicas(desired=0, revision=0)
+        for name, lane in list(self.lanes.items()):
+            _apply(lane, event.deployments.get(name, nothing))
+        if {one for lane in self.lanes.values() for one, _ in lane.draining()} - drained:
+            self._state.report_now(self)
+
+    def close(self) -> None:
+        """The endpoint is gone: whoever waits is told so, what is in flight ends by itself."""
+        for lane in self.lanes.values():
+            for exchange in list(lane.queue):
+                exchange.endpoint_deleted()
+            lane.close()
+
+    def abort(self) -> None:
+        """Close every connection to replicas now."""
+        for lane in self.lanes.values():
+            lane.abort()
+
+
+def _apply(lane: Lane, observed: DeploymentReplicas) -> None:
+    failed = ""
+    if observed.phase is Phase.FAILED:
+        failed = ": ".join(part for part in (observed.reason, observed.message) if part) or "failed"
+    lane.apply_replicas(observed.replicas, failed)

@@ -1,0 +1,74 @@
+"""What the parts of one worker share. Nothing here waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from router.policy.matching import Table
+
+if TYPE_CHECKING:
+    from router.gateway.board import Board
+    from router.gateway.calls import Answer, Call
+    from router.gateway.doorbell import Doorbell
+    from router.gateway.downstream import Downstream
+    from router.gateway.routes import Endpoint
+    from router.gateway.tee import Tee
+    from router.gateway.timers import Wheel
+    from router.runtime.log.base import Log
+    from router.runtime.settings import GatewaySettings
+
+
+_LOW = tuple(b"%03x" % low for low in range(4096))
+"""The last three digits of request ids: formatting twelve for each request costs more than looking three up."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the worker has done since its start; cheap enough to count always."""
+
+    connections: int = 0
+    requests: int = 0
+    refused: int = 0
+    retried: int = 0
+    client_aborts: int = 0
+    shadows_opened: int = 0
+    shadows_dropped: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """One worker. `table` is the routing snapshot: swapped whole, never changed."""
+
+    settings: GatewaySettings
+    log: Log
+    loop: asyncio.AbstractEventLoop
+    board: Board
+    wheel: Wheel
+    doorbell: Doorbell
+    tee: Tee
+    chance: Callable[[], float]
+    request_id_prefix: bytes
+    """36 - 12 characters of every request id; the last twelve are the sequence."""
+    report_now: Callable[[Endpoint], None]
+    """Append the endpoint's demand at once: somebody waits and nothing is ready, or a drain has begun."""
+    table: Table[Endpoint] = field(default_factory=lambda: Table({}, {}))
+    calls: dict[bytes, Call] = field(default_factory=dict)
+    answers: dict[bytes, Answer] = field(default_factory=dict)
+    connections: set[Downstream] = field(default_factory=set)
+    counters: Counters = field(default_factory=Counters)
+    sequence: int = 0
+    ready: bool = False
+    stopping: bool = False
+    held_bytes: int = 0
+    """Request bodies of waiting requests."""
+    _id_front: bytes = b""
+
+    def request_id(self, sequence: int) -> bytes:
+        """The worker's boot id and the sequence, which is one more than at the last call."""
+        low = sequence & 0xFFF
+        if not low or not self._id_front:
+            self._id_front = b"%b%09x" % (self.request_id_prefix, sequence >> 12)
+        return self._id_front + _LOW[low]

@@ -1,0 +1,172 @@
+"""One replica as a worker sees it: its idle connections, its load on the board, its standing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from router.gateway.calls import LONGEST, MOST, Answer
+from router.gateway.upstream import Upstream
+from router.policy.ejection import back_off_seconds
+from router.policy.retrying import Failure
+
+if TYPE_CHECKING:
+    from router.gateway.exchange import Exchange
+    from router.gateway.lane import Lane
+    from router.gateway.state import State
+
+CONNECT_SECONDS = 3.0
+"""A replica that is gone without a word (a lost machine) costs a request no more than this."""
+
+
+class Target:
+    """One replica as this worker sees it: its idle connections, its load on the board, its standing."""
+
+    __slots__ = (
+        "_connecting", "_state", "address", "answers", "cell", "column", "connections", "draining", "ejected", "failures", "id",
+        "idle", "in_flight", "lane", "others", "present", "readmit",
+    )  # fmt: skip
+
+    def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
+        self._state = state
+        self.lane = lane
+        self.answers = state.answers
+        self.id = replica_id
+        self.address = address
+        board = state.board
+        self.column = column
+        self.cell = board.row + column
+        self.others = tuple(other + column for other in board.others)
+        self.in_flight = 0
+        """Of this worker; the board knows the sum."""
+        self.idle: list[Upstream] = []
+        self.connections: set[Upstream] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self.present = True
+        """Whether the newest snapshot still has it."""
+        self.failures = 0
+        self.ejected = False
+        self.readmit: asyncio.TimerHandle | None = None
+
+    def understand(self, raw: bytes) -> Answer:
+        """The answer that the head `raw` begins. Raises `ValueError`."""
+        answer = Answer(raw)
+        if len(raw) <= LONGEST:
+            if len(self.answers) >= MOST:
+                self.answers.clear()
+            self.answers[raw] = answer
+        return answer
+
+    def load(self) -> int:
+        """Requests in flight from all workers."""
+        if not self.others:
+            return self.in_flight
+        cells = self._state.board.cells
+        return self.in_flight + sum([cells[other] for other in self.others])
+
+    def claim(self, concurrency: int) -> bool:
+        """Take a place if there is one. Stores first and looks then, so that two workers never both take the last."""
+        count = self.in_flight + 1
+        cells = self._state.board.cells
+        cells[self.cell] = count
+        self.in_flight = count
+        if self.others:
+            for other in self.others:
+                count += cells[other]
+        if count > concurrency:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give a place back."""
+        self.in_flight -= 1
+        self._state.board.cells[self.cell] = self.in_flight
+        if not self.in_flight and not self.present:
+            self.lane.retire(self)
+
+    def take(self) -> Upstream | None:
+        """The connection that was used last, if one is idle."""
+        idle = self.idle
+        return idle.pop() if idle else None
+
+    def give_back(self, connection: Upstream) -> None:
+        """Keep a connection for the next exchange."""
+        if self.present and not self.draining and not connection.transport.is_closing():
+            self.idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: Upstream) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if connection.exchange is None and connection in self.idle:
+            self.idle.remove(connection)
+
+    def connect(self, exchange: Exchange) -> None:
+        """Open a connection for `exchange`, which hears of it by `connected` or `upstream_failed`."""
+        task = asyncio.get_running_loop().create_task(self._connect(exchange), name=f"connect {self.id}")
+        exchange.connecting = task
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, exchange: Exchange) -> None:
+        host, port = self.address
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await loop.create_connection(lambda: Upstream(self), host, port)
+        except (OSError, TimeoutError):
+            self.failed()
+            if exchange.connecting is asyncio.current_task():
+                exchange.connecting = None
+                exchange.upstream_failed(Failure.REFUSED)
+            return
+        self.failures = 0
+        if exchange.connecting is asyncio.current_task():
+            exchange.connecting = None
+            exchange.connected(connection)
+        else:
+            self.give_back(connection)
+
+    def failed(self) -> None:
+        """It could not be reached or died: leave it alone for a while."""
+        if self.ejected or not self.present:
+            return
+        self.failures += 1
+        self.ejected = True
+        self.drop_idle()
+        loop = asyncio.get_running_loop()
+        self.readmit = loop.call_later(back_off_seconds(self.failures), self._readmit)
+        self.lane.refresh()
+
+    def _readmit(self) -> None:
+        self.readmit = None
+        self.ejected = False
+        self.lane.refresh()
+
+    def trust_again(self) -> None:
+        """The backend says it is ready anew, perhaps at another address: past failures are another process's."""
+        self.failures = 0
+        if self.readmit is not None:
+            self.readmit.cancel()
+            self.readmit = None
+        self.ejected = False
+
+    def drop_idle(self) -> None:
+        """Close the connections that carry nothing."""
+        for connection in self.idle[:]:
+            connection.close()
+        self.idle.clear()
+
+    def close(self) -> None:
+        """Close everything."""
+        if self.readmit is not None:
+            self.readmit.cancel()
+            self.readmit = None
+        for task in list(self._connecting):
+            task.cancel()
+        for connection in list(self.connections):
+            connection.close()
+        self.idle.clear()

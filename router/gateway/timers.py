@@ -1,0 +1,96 @@
+"""One coarse timer wheel per worker: moving a deadline costs two stores, because an entry stays where it is.
+
+An entry stands in the slot of some earlier deadline; when that comes, it is moved on to the slot of its present one. So
+a connection that moves its deadline with every request enters a slot only once per span of its longest deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from typing import Protocol
+
+_SHIFT = 23
+"""A slot is 2^23 ns, 8.4 ms: deadlines are met that much late."""
+NEVER = 1 << 62
+
+
+class Timed(Protocol):
+    """What can stand in the wheel."""
+
+    deadline: int
+    """Monotonic nanoseconds; `NEVER` for none."""
+    slot: int
+    """The earliest slot it stands in; `NEVER` for none."""
+
+    def on_deadline(self, now: int) -> None:
+        """The deadline has passed and is cleared."""
+
+
+class Wheel:
+    """Slots of entries, and one loop timer for the earliest slot."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, list[Timed]] = {}
+        self._order: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def arm(self, entry: Timed, deadline: int) -> None:
+        """Let `entry.on_deadline` run soon after `deadline`, instead of at any deadline it had."""
+        entry.deadline = deadline
+        slot = (deadline >> _SHIFT) + 1
+        if slot < entry.slot:
+            self._enter(entry, slot)
+
+    @staticmethod
+    def disarm(entry: Timed) -> None:
+        """Let nothing happen to `entry` any more; its slot forgets it when it comes."""
+        entry.deadline = NEVER
+
+    def _enter(self, entry: Timed, slot: int) -> None:
+        entry.slot = slot
+        entries = self._slots.get(slot)
+        if entries is not None:
+            entries.append(entry)
+            return
+        self._slots[slot] = [entry]
+        heapq.heappush(self._order, slot)
+        if self._order[0] == slot:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._order:
+            wait = (self._order[0] << _SHIFT) - time.monotonic_ns()
+            self._timer = self._loop.call_later(max(0.001, wait / 1e9), self._turn)
+
+    def _turn(self) -> None:
+        now = time.monotonic_ns()
+        reached = now >> _SHIFT
+        self._timer = None
+        due: list[Timed] = []
+        while self._order and self._order[0] <= reached:
+            slot = heapq.heappop(self._order)
+            due += [entry for entry in self._slots.pop(slot) if entry.slot == slot]
+        for entry in due:
+            entry.slot = NEVER
+            if entry.deadline > now:
+                if entry.deadline != NEVER:
+                    self._enter(entry, (entry.deadline >> _SHIFT) + 1)
+            else:
+                entry.deadline = NEVER
+                entry.on_deadline(now)
+        if self._timer is None:
+            self._schedule()
+
+    def close(self) -> None:
+        """Forget everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._slots.clear()
+        self._order.clear()

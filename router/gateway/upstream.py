@@ -1,0 +1,206 @@
+"""The far side: one kept-alive connection to a replica, and what answers look like on the wire.
+
+A connection serves one exchange at a time. It goes back to its replica only after an answer whose end is certain;
+bytes out of turn, nonsense or an early end close it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+from router.policy.chunked import BadChunk, Decoder
+from router.policy.retrying import Failure
+
+if TYPE_CHECKING:
+    from router.gateway.calls import Answer
+    from router.gateway.exchange import Exchange
+    from router.gateway.target import Target
+
+_LOG = logging.getLogger(__name__)
+MAX_HEAD_BYTES = 65536
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to a replica."""
+
+    __slots__ = ("_buffer", "_decoder", "_left", "_mode", "_reusable", "exchange", "paused", "target", "transport",
+                 "used")  # fmt: skip
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
+        self.exchange: Exchange | None = None
+        self.used = False
+        """Whether it has carried an exchange before: then an early end may only mean that it was stale."""
+        self.paused = False
+        """Whether the replica reads slower than the caller sends."""
+        self._mode = _IDLE
+        self._buffer = b""
+        self._left = 0
+        self._decoder: Decoder | None = None
+        self._reusable = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.target.connections.add(self)
+
+    def carry(self, exchange: Exchange) -> None:
+        """Expect the answer of `exchange`, whose request is about to be written."""
+        self.exchange = exchange
+        self._mode = _HEAD
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the other end."""
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+            return
+        mode = self._mode
+        if mode == _HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            self._head(exchange, data)
+        elif mode == _UNTIL_CLOSE:
+            exchange.relay([data])
+        else:
+            self._body(exchange, data)
+
+    def _head(self, exchange: Exchange, data: bytes) -> None:
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(data) > MAX_HEAD_BYTES:
+                    self._nonsense(exchange, "an endless head")
+                self._buffer = data
+                return
+            raw = data[:end]
+            answer = self.target.answers.get(raw)
+            if answer is None:
+                try:
+                    answer = self.target.understand(raw)
+                except ValueError as error:
+                    self._nonsense(exchange, str(error))
+                    return
+            if answer.status >= 200:
+                break
+            # 100 and 103 are for us; the caller has had its own 100.
+            data = data[end:]
+        self._frame(exchange, answer)
+        exchange.answer(answer, raw)
+        if self._mode == _LENGTH and self._left == len(data) - end:
+            if self._left:
+                exchange.relay_whole(data[end:])
+            self._complete(exchange, clean=True)
+        elif len(data) > end:
+            self._more(exchange, data[end:])
+        else:
+            exchange.flush_head()
+
+    def _frame(self, exchange: Exchange, answer: Answer) -> None:
+        """Where the body will end (RFC 9112, 6.3)."""
+        self._reusable = not answer.closes
+        if exchange.call.method == b"HEAD" or answer.status in (204, 304):
+            self._mode, self._left = _LENGTH, 0
+        elif answer.length is not None:
+            self._mode, self._left = _LENGTH, answer.length
+        elif answer.chunked:
+            self._mode, self._decoder = _CHUNKED, Decoder()
+        else:
+            self._mode, self._reusable = _UNTIL_CLOSE, False
+
+    def _more(self, exchange: Exchange, data: bytes) -> None:
+        """The first of a body that did not come whole with its head."""
+        if self._mode == _UNTIL_CLOSE:
+            exchange.relay([data])
+        elif self._mode == _LENGTH and not self._left:
+            self._complete(exchange, clean=False)
+        else:
+            self._body(exchange, data)
+
+    def _body(self, exchange: Exchange, data: bytes) -> None:
+        if self._mode == _LENGTH:
+            extra = len(data) - self._left
+            if extra > 0:
+                data = data[: self._left]
+            self._left -= len(data)
+            exchange.relay([data])
+            if self._left == 0 and self.exchange is exchange:
+                self._complete(exchange, clean=extra <= 0)
+            return
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            pieces, rest = decoder.feed(data)
+        except BadChunk as error:
+            self._nonsense(exchange, str(error))
+            return
+        if pieces:
+            exchange.relay(pieces)
+        else:
+            exchange.flush_head()
+        if decoder.done and self.exchange is exchange:
+            self._complete(exchange, clean=not rest)
+
+    def _complete(self, exchange: Exchange, *, clean: bool) -> None:
+        self.exchange = None
+        self._mode = _IDLE
+        self.used = True
+        self._decoder = None
+        if clean and self._reusable and exchange.request_complete and not self.paused:
+            self.target.give_back(self)
+        else:
+            self.close()
+        exchange.answered()
+
+    def _nonsense(self, exchange: Exchange, why: str) -> None:
+        self.exchange = None
+        self.close()
+        _LOG.warning("a replica answered nonsense", extra={"replica": self.target.id, "why": why})
+        exchange.upstream_failed(Failure.NONSENSE)
+
+    def pause_reading(self) -> None:
+        """The caller reads slower than the replica sends."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The caller has caught up."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The other end reads too slowly."""
+        self.paused = True
+        if self.exchange is not None:
+            self.exchange.down.pause_for_replica()
+
+    def resume_writing(self) -> None:
+        """The other end has caught up."""
+        self.paused = False
+        if self.exchange is not None:
+            self.exchange.down.resume_for_replica()
+
+    def close(self) -> None:
+        """End it now, whatever it was doing."""
+        self.target.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self.target.forget(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if self._mode == _UNTIL_CLOSE and exc is None:
+            exchange.answered()
+        elif self._mode == _HEAD:
+            stale = self.used and not self._buffer
+            exchange.upstream_failed(Failure.STALE if stale else Failure.DIED)
+        else:
+            exchange.upstream_failed(Failure.DIED)

@@ -1,0 +1,213 @@
+"""One gateway worker: wires the parts, listens, and stops like a list: unready → stop accepting → drain → flush.
+
+The caller has installed uvloop and its signal handlers; setting `stop` begins the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from router.gateway.board import Board
+from router.gateway.demand import Reporter
+from router.gateway.discovery import Discovery
+from router.gateway.doorbell import Doorbell
+from router.gateway.downstream import Downstream
+from router.gateway.records import renew_clock
+from router.gateway.state import State
+from router.gateway.tee import Tee
+from router.gateway.timers import Wheel
+
+if TYPE_CHECKING:
+    from router.gateway.routes import Endpoint
+    from router.runtime.log.base import Log
+    from router.runtime.settings import GatewaySettings
+
+_LOG = logging.getLogger(__name__)
+_BACKLOG = 4096
+_SHADOWS_EVERY_SECONDS = 1.0
+_TEE_CLOSE_SECONDS = 1.0
+_QUIET_NS = 500_000_000
+"""A connection that has been quiet this long is closed at the stop; one in use ends with its next answer."""
+
+
+async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Serve until `stop`, then drain for at most `settings.drain_seconds`, flush and return.
+
+    `on_ready` is called once the routing snapshot is complete and the port listens. Raises `OSError` when the port
+    cannot be had.
+    """
+    listener = _bind(settings)
+    board: Board | None = None
+    try:
+        settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Waiting for the row's lock (a predecessor that is still draining) must not stop the loop.
+        board = await asyncio.to_thread(Board, settings.data.board, settings.worker, settings.workers)
+        await _Worker(settings, log, board, listener).serve(stop, on_ready)
+    finally:
+        listener.close()
+        if board is not None:
+            board.close()
+
+
+def _bind(settings: GatewaySettings) -> socket.socket:
+    """The worker's own socket on the shared port; it refuses nobody before it listens."""
+    family, kind, proto, _, address = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class _Worker:
+    """The parts and their lives."""
+
+    def __init__(self, settings: GatewaySettings, log: Log, board: Board, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._log = log
+        self._listener = listener
+        self._loop = loop
+        self._reporter = Reporter(log)
+        boot = log.writer
+        self._state = State(
+            settings=settings,
+            log=log,
+            loop=loop,
+            board=board,
+            wheel=Wheel(loop),
+            doorbell=Doorbell(settings.data.run, settings.worker, self._on_ring),
+            tee=Tee(log, settings.data.mirror_socket, settings.mirror_budget_bytes),
+            chance=random.random,
+            request_id_prefix=f"{boot[:8]}-{boot[8:12]}-{boot[12:16]}-{boot[16:20]}-".encode(),
+            report_now=self._report_now,
+        )
+        self._discovery = Discovery(self._state)
+        self._caught_up = asyncio.Event()
+        self._shadows_due = 0.0
+
+    async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """The worker's whole life."""
+        state = self._state
+        try:
+            async with asyncio.TaskGroup() as group:
+                background = [
+                    group.create_task(self._discovery.follow(self._log, self._caught_up.set), name="discovery"),
+                    group.create_task(state.tee.keep_connected(), name="mirror connection"),
+                    group.create_task(self._observe(), name="observers"),
+                ]
+                ending = group.create_task(stop.wait(), name="stop")
+                caught_up = group.create_task(self._caught_up.wait(), name="caught up")
+                await asyncio.wait((ending, caught_up), return_when=asyncio.FIRST_COMPLETED)
+                caught_up.cancel()
+                if not stop.is_set():
+                    await self._listen_until(stop, on_ready)
+                await self._drain()
+                for task in background:
+                    task.cancel()
+        finally:
+            await self._close()
+
+    async def _listen_until(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        server = await self._loop.create_server(lambda: Downstream(self._state), sock=self._listener, backlog=_BACKLOG)
+        gc.collect()
+        gc.freeze()
+        self._state.ready = True
+        _LOG.info("listening", extra={"host": self._settings.host, "port": self._listener.getsockname()[1]})
+        try:
+            on_ready()
+            await stop.wait()
+        finally:
+            self._state.ready = False
+            self._state.stopping = True
+            await self._accept_the_rest(server)
+
+    async def _accept_the_rest(self, server: asyncio.Server) -> None:
+        """Stop accepting, without losing those that the kernel has accepted already.
+
+        The socket listens until its last descriptor is closed, so the server's goes first. A handshake that completes
+        between the last look and the close is still lost; `net.ipv4.tcp_migrate_req=1` hands it to another worker.
+        """
+        rest = self._listener.dup()
+        rest.setblocking(False)
+        server.close()
+        try:
+            while self._listener.fileno() >= 0:  # noqa: ASYNC110 -- uvloop closes it in a later turn and says nothing
+                await asyncio.sleep(0)
+            while True:
+                connection, _ = rest.accept()
+                connection.setblocking(False)
+                await self._loop.connect_accepted_socket(lambda: Downstream(self._state), connection)
+        except BlockingIOError:
+            pass
+        finally:
+            rest.close()
+
+    async def _drain(self) -> None:
+        """Let what is under way end by itself, as long as the settings allow."""
+        state = self._state
+        until = self._loop.time() + self._settings.drain_seconds
+        while state.connections and self._loop.time() < until:
+            since = time.monotonic_ns() - _QUIET_NS
+            for connection in list(state.connections):
+                connection.leave_if_idle(since)
+            await asyncio.sleep(0.02)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _observe(self) -> None:
+        """Hand demand and records to the log, every period."""
+        while True:
+            await asyncio.sleep(self._settings.demand_period_seconds)
+            self._flush()
+
+    def _flush(self) -> None:
+        renew_clock()
+        endpoints = list(self._discovery.endpoints.values())
+        self._reporter.turn(endpoints)
+        for endpoint in endpoints:
+            endpoint.ledger.flush()
+        now = self._loop.time()
+        if now >= self._shadows_due:
+            self._shadows_due = now + _SHADOWS_EVERY_SECONDS
+            self._state.tee.report()
+
+    def _report_now(self, endpoint: Endpoint) -> None:
+        self._reporter.report(endpoint, time.monotonic_ns())
+
+    def _on_ring(self) -> None:
+        for endpoint in self._discovery.endpoints.values():
+            for lane in endpoint.lanes.values():
+                if lane.queue:
+                    lane.pump()
+
+    async def _close(self) -> None:
+        """Everything this worker opened, in order, also after a failure."""
+        state = self._state
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for endpoint in self._discovery.endpoints.values():
+            endpoint.abort()
+        await state.tee.close(_TEE_CLOSE_SECONDS)
+        await asyncio.sleep(0)
+        self._flush()
+        state.wheel.close()
+        state.doorbell.close()
+        with contextlib.suppress(Exception):
+            await self._log.flush()

@@ -1,0 +1,293 @@
+"""Which header fields pass, in which direction, and what stands in their place.
+
+A head arrives field by field from a strict parser (`on_header`) and leaves as one block of bytes. Fields between two
+neighbours end here; the endpoint key and our own marks never reach a replica; whatever frames a body is written anew.
+"""
+
+from __future__ import annotations
+
+import enum
+
+INTERNAL = b"x-tidegate-"
+"""Ours alone: what a caller writes there is dropped."""
+CLIENT_ID_LENGTH = 40
+_CLIENT_ID = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+DEPLOYMENT = b"azureml-model-deployment"
+
+
+class BadHead(ValueError):
+    """The head has no single meaning."""
+
+
+class _Kind(enum.IntEnum):
+    """What becomes of a field."""
+
+    PASS = 0
+    DROP = 1
+    HOST = 2
+    AUTHORIZATION = 3
+    CONTENT_LENGTH = 4
+    TRANSFER_ENCODING = 5
+    CONNECTION = 6
+    EXPECT = 7
+    DEPLOYMENT = 8
+    FORWARDED_FOR = 9
+    FORWARDED_PROTO = 10
+    CLIENT_ID = 11
+    UPGRADE = 12
+
+
+_HOP = (b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer",
+        b"http2-settings")  # fmt: skip
+_REQUEST: dict[bytes, int] = {
+    **dict.fromkeys(_HOP, int(_Kind.DROP)),
+    b"x-request-id": int(_Kind.DROP),
+    b"upgrade": int(_Kind.UPGRADE),
+    b"host": int(_Kind.HOST),
+    b"authorization": int(_Kind.AUTHORIZATION),
+    b"content-length": int(_Kind.CONTENT_LENGTH),
+    b"transfer-encoding": int(_Kind.TRANSFER_ENCODING),
+    b"connection": int(_Kind.CONNECTION),
+    b"expect": int(_Kind.EXPECT),
+    DEPLOYMENT: int(_Kind.DEPLOYMENT),
+    b"x-forwarded-for": int(_Kind.FORWARDED_FOR),
+    b"x-forwarded-proto": int(_Kind.FORWARDED_PROTO),
+    b"x-ms-client-request-id": int(_Kind.CLIENT_ID),
+}
+_RESPONSE: dict[bytes, int] = {
+    **dict.fromkeys(_HOP, int(_Kind.DROP)),
+    b"upgrade": int(_Kind.DROP),
+    b"x-request-id": int(_Kind.DROP),
+    DEPLOYMENT: int(_Kind.DROP),
+    b"ms-azureml-model-error-statuscode": int(_Kind.DROP),
+    b"ms-azureml-model-error-reason": int(_Kind.DROP),
+    b"content-length": int(_Kind.CONTENT_LENGTH),
+    b"transfer-encoding": int(_Kind.TRANSFER_ENCODING),
+    b"connection": int(_Kind.CONNECTION),
+}
+
+
+def _with_usual_spellings(kinds: dict[bytes, int]) -> dict[bytes, int]:
+    """Also as most clients write them, so that the common case is one look-up."""
+    return {**kinds, **{name.title(): kind for name, kind in kinds.items()}}
+
+
+_REQUEST_SPELLED = _with_usual_spellings(_REQUEST)
+_RESPONSE_SPELLED = _with_usual_spellings(_RESPONSE)
+_UNREMARKABLE = (b"accept", b"accept-encoding", b"content-type", b"user-agent", b"date", b"server", b"traceparent")
+for _name in _UNREMARKABLE:
+    for _table in (_REQUEST_SPELLED, _RESPONSE_SPELLED):
+        _table[_name] = _table[_name.title()] = int(_Kind.PASS)
+
+
+def _kind(name: bytes, kinds: dict[bytes, int]) -> int:
+    """Of a field in an unusual spelling. Model servers read `_` as `-`, so a field that becomes special by it is none
+    that may pass.
+    """
+    lower = name.lower()
+    kind = kinds.get(lower, 0)
+    if kind == 0 and b"_" in lower:
+        lower = lower.replace(b"_", b"-")
+        kind = int(_Kind.DROP) if kinds.get(lower, 0) else 0
+    return int(_Kind.DROP) if lower.startswith(INTERNAL) else kind
+
+
+def _tokens(value: bytes) -> set[bytes]:
+    return {token.strip(b" \t").lower() for token in value.split(b",")} - {b""}
+
+
+def _without(lines: list[bytes], named: set[bytes]) -> list[bytes]:
+    """`lines` (name, separator, value, line end, repeated) without the fields that Connection names."""
+    kept: list[bytes] = []
+    for at in range(0, len(lines), 4):
+        if lines[at].lower() not in named:
+            kept += lines[at : at + 4]
+    return kept
+
+
+class RequestHead:
+    """A request's head as collected by the parser's callbacks, then `close`d once it is complete."""
+
+    __slots__ = (
+        "_connection", "_transfer_encodings", "authorization", "client_id", "content_length", "deployment",
+        "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target",
+        "unsupported_expectation", "upgrade",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.lines: list[bytes] = []
+        self.host = b""
+        self.hosts = 0
+        self.authorization: bytes | None = None
+        self.content_length: int | None = None
+        self.deployment: bytes | None = None
+        self.forwarded_for: bytes | None = None
+        self.forwarded_proto: bytes | None = None
+        self.client_id: bytes | None = None
+        self.upgrade = b""
+        self.expects_continue = False
+        self.unsupported_expectation = False
+        self._transfer_encodings: bytes | None = None
+        self._connection: set[bytes] | None = None
+
+    def on_url(self, piece: bytes) -> None:
+        """The request target."""
+        self.target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field."""
+        kind = _REQUEST_SPELLED.get(name)
+        if kind is None:
+            kind = _kind(name, _REQUEST)
+        if kind == 0:
+            self.lines += (name, b": ", value, b"\r\n")
+        elif kind == _HOST:
+            self.host = value
+            self.hosts += 1
+        elif kind == _CONTENT_LENGTH:
+            self.content_length = content_length(value)
+        elif kind == _AUTHORIZATION:
+            if self.authorization is not None:
+                raise BadHead("more than one Authorization field")
+            self.authorization = value
+        elif kind != _DROP:
+            self._rare(kind, value)
+
+    def _rare(self, kind: int, value: bytes) -> None:
+        if kind == _Kind.CONNECTION:
+            self._connection = (self._connection or set()) | _tokens(value)
+        elif kind == _Kind.TRANSFER_ENCODING:
+            if self._transfer_encodings is not None:
+                raise BadHead("more than one Transfer-Encoding field")
+            self._transfer_encodings = value
+        elif kind == _Kind.DEPLOYMENT:
+            self.deployment = value
+        elif kind == _Kind.EXPECT:
+            self.expects_continue = value.lower() == b"100-continue"
+            self.unsupported_expectation |= not self.expects_continue
+        elif kind == _Kind.FORWARDED_FOR:
+            self.forwarded_for = value if self.forwarded_for is None else self.forwarded_for + b", " + value
+        elif kind == _Kind.FORWARDED_PROTO:
+            self.forwarded_proto = value
+        elif kind == _Kind.UPGRADE:
+            self.upgrade = value.lower()
+        else:
+            self.client_id = bytes(filter(_CLIENT_ID.__contains__, value))[:CLIENT_ID_LENGTH]
+
+    @property
+    def chunked(self) -> bool:
+        """The body comes in the chunked coding."""
+        return self._transfer_encodings is not None
+
+    def says(self, token: bytes) -> bool:
+        """Whether Connection names `token`."""
+        return self._connection is not None and token in self._connection
+
+    def close(self, version: str) -> None:
+        """Judge the whole. Raises `BadHead` where two readers could take it for different requests."""
+        if self.hosts > 1 or (self.hosts == 0 and version == "1.1"):
+            raise BadHead("exactly one Host field is needed")
+        if self._transfer_encodings is not None:
+            if self._transfer_encodings.lower() != b"chunked":
+                raise BadHead("the only Transfer-Encoding that is understood is chunked")
+            if self.content_length is not None or version != "1.1":
+                raise BadHead("Transfer-Encoding beside Content-Length or in HTTP/1.0")
+        if self._connection is not None:
+            named = self._connection - {b"close", b"keep-alive"}
+            if named:
+                self.lines = _without(self.lines, named)
+
+    def for_replica(self, method: bytes, target: bytes) -> tuple[bytes, bytes, bytes]:
+        """The head as it goes to a replica, in three parts around our request id and the caller's address.
+
+        Host passes as the caller wrote it, so that a model can name its own public address.
+        """
+        first = [method, b" ", target, b" HTTP/1.1\r\nhost: ", self.host, b"\r\n", *self.lines]
+        if self.client_id:
+            first += (b"x-ms-client-request-id: ", self.client_id, b"\r\n")
+        first += (b"x-forwarded-proto: ", self.forwarded_proto or b"http", b"\r\nx-request-id: ")
+        rest = b"\r\n"
+        if self.content_length is not None:
+            rest = b"\r\ncontent-length: %d\r\n" % self.content_length
+        elif self._transfer_encodings is not None:
+            rest = b"\r\ntransfer-encoding: chunked\r\n"
+        between = b"\r\nx-forwarded-for: "
+        if self.forwarded_for is not None:
+            between += self.forwarded_for + b", "
+        return b"".join(first), between, rest + b"\r\n"
+
+
+class ResponseHead:
+    """A replica's response head, collected in the same way."""
+
+    __slots__ = ("_transfer_encodings", "closes", "connection", "content_length", "lines", "reason")
+
+    def __init__(self) -> None:
+        self.reason = b""
+        self.lines: list[bytes] = []
+        self.content_length: int | None = None
+        self.connection: set[bytes] | None = None
+        self.closes = False
+        self._transfer_encodings: bytes | None = None
+
+    def on_status(self, piece: bytes) -> None:
+        """The reason phrase."""
+        self.reason += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field."""
+        kind = _RESPONSE_SPELLED.get(name)
+        if kind is None:
+            kind = _kind(name, _RESPONSE)
+        if kind == 0:
+            self.lines += (name, b": ", value, b"\r\n")
+        elif kind == _CONTENT_LENGTH:
+            self.content_length = content_length(value)
+        elif kind == _TRANSFER_ENCODING:
+            if self._transfer_encodings is not None:
+                raise BadHead("more than one Transfer-Encoding field")
+            self._transfer_encodings = value
+        elif kind == _CONNECTION:
+            self.connection = (self.connection or set()) | _tokens(value)
+
+    @property
+    def chunked(self) -> bool:
+        """The body comes in the chunked coding."""
+        return self._transfer_encodings is not None
+
+    def close(self, version: str) -> None:
+        """Judge the whole. Raises `BadHead` where the length of the body is in doubt."""
+        if self._transfer_encodings is not None and (
+            self._transfer_encodings.lower() != b"chunked" or self.content_length is not None or version != "1.1"
+        ):
+            raise BadHead("a Transfer-Encoding that is not plain chunked")
+        if self.connection is not None:
+            self.closes = b"close" in self.connection or (version == "1.0" and b"keep-alive" not in self.connection)
+            named = self.connection - {b"close", b"keep-alive"}
+            if named:
+                self.lines = _without(self.lines, named)
+        else:
+            self.closes = version == "1.0"
+
+
+_DROP = int(_Kind.DROP)
+_HOST = int(_Kind.HOST)
+_AUTHORIZATION = int(_Kind.AUTHORIZATION)
+_CONTENT_LENGTH = int(_Kind.CONTENT_LENGTH)
+_TRANSFER_ENCODING = int(_Kind.TRANSFER_ENCODING)
+_CONNECTION = int(_Kind.CONNECTION)
+
+
+def content_length(value: bytes) -> int:
+    """Digits and nothing else: `int` alone would take signs, spaces and underscores."""
+    if not value.isdigit() or len(value) > 18:
+        raise BadHead("Content-Length is not a number")
+    return int(value)
+
+
+def bearer(authorization: bytes | None) -> bytes | None:
+    """The key in an Authorization value of the Bearer scheme."""
+    if authorization is None or authorization[:7].lower() != b"bearer ":
+        return None
+    return authorization[7:].strip(b" ")

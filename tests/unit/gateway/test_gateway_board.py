@@ -1,0 +1,116 @@
+"""The board: one table in several processes, exact after deaths, columns reused only when nobody holds them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.contract.errors import Unavailable
+from router.gateway import board as board_module
+from router.gateway.board import Board, Quantity
+
+CHILD = """
+import sys
+from pathlib import Path
+from router.gateway.board import Board, Quantity
+board = Board(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+gauge, balance = board.column("gauge", Quantity.GAUGE), board.column("balance", Quantity.BALANCE)
+for _ in range(int(sys.argv[4])):
+    board.cells[board.row + gauge] += 1
+    board.cells[board.row + balance] -= 3
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def child(path: Path, worker: int, workers: int, count: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), str(worker), str(workers), str(count)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_processes_add_up_and_the_dead_keep_only_their_balances(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    board = Board(path, 0, 3)
+    gauge, balance = board.column("gauge", Quantity.GAUGE), board.column("balance", Quantity.BALANCE)
+    board.cells[board.row + gauge] = 5
+    children = [child(path, worker, 3, 1000 * worker) for worker in (1, 2)]
+    assert board.total(gauge) == 3005
+    assert board.total(balance) == -9000
+    assert not board.reap()
+    end(children[0])
+    assert board.reap()
+    assert board.total(gauge) == 2005
+    assert board.total(balance) == -9000
+    assert not board.reap()
+    end(children[1])
+    # A successor clears its own row even if nobody has noticed the death.
+    successor = Board(path, 2, 3)
+    assert board.total(gauge) == 5
+    assert successor.total(balance) == -9000
+    successor.close()
+    board.close()
+
+
+def test_a_row_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", 0, 2)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "board"), "0", "2", "1"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        other = child(tmp_path / "board", 1, 2, 1)
+        assert process.poll() is None
+        column = board.column("gauge", Quantity.GAUGE)
+        assert board.total(column) == 1, "the second owner of row 0 has begun"
+        board.close()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        end(other)
+    finally:
+        end(process)
+
+
+def test_columns_are_shared_by_name_and_reused_when_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COLUMNS", 4),):
+        monkeypatch.setattr(board_module, name, value)
+    holds = board_module._NAMES + 4 * board_module._NAME_BYTES
+    monkeypatch.setattr(board_module, "_HOLDS", holds)
+    monkeypatch.setattr(board_module, "_CELLS", holds + 4 * board_module.ROWS)
+    monkeypatch.setattr(board_module, "_SIZE", holds + 4 * board_module.ROWS + board_module.ROWS * 4 * 8)
+    one, two = Board(tmp_path / "board", 0, 2), Board(tmp_path / "board", 1, 2)
+    columns = [one.column(name, Quantity.GAUGE) for name in "abcd"]
+    assert sorted(columns) == [0, 1, 2, 3]
+    assert two.column("b", Quantity.GAUGE) == columns[1]
+    one.cells[one.row + columns[1]] = 7
+    one.let_go("b", Quantity.GAUGE)
+    assert two.total(columns[1]) == 0
+    with pytest.raises(Unavailable):
+        one.column("e", Quantity.GAUGE)
+    two.cells[two.row + columns[1]] = 9
+    two.let_go("b", Quantity.GAUGE)
+    assert one.column("e", Quantity.BALANCE) == columns[1]
+    assert one.total(columns[1]) == 0
+    one.close()
+    two.close()
+
+
+def test_more_workers_than_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at most 64"):
+        Board(tmp_path / "board", 0, 65)
