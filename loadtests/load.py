@@ -13,10 +13,21 @@ wrk.method = "POST"
 wrk.body = string.rep("x", {size})
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer {key}"
+{request}
 done = function(summary, latency, requests)
   io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration,
     summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
     summary.errors.status))
+end
+"""
+
+
+_NEW_TRACE_EACH_TIME = """
+local sent = 0
+request = function()
+  sent = sent + 1
+  wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", sent * 2654435761, sent)
+  return wrk.format(nil, nil)
 end
 """
 
@@ -33,11 +44,16 @@ class LoadResult:
     """Answers other than 2xx and 3xx."""
 
 
-def post(url: str, *, key: str, seconds: float, connections: int, body_bytes: int, cpu: int | None) -> LoadResult:
-    """POST `body_bytes` again and again over keep-alive connections for `seconds`, from one thread on core `cpu`."""
+def post(
+    url: str, *, key: str, seconds: float, connections: int, body_bytes: int, cpu: int | None, traced: bool = False
+) -> LoadResult:
+    """POST `body_bytes` again and again over keep-alive connections for `seconds`, from one thread on core `cpu`.
+
+    With `traced`, every request carries a `traceparent` of its own, so that no two heads are alike.
+    """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
-        script.write_text(_SCRIPT.format(size=body_bytes, key=key))
+        script.write_text(_SCRIPT.format(size=body_bytes, key=key, request=_NEW_TRACE_EACH_TIME if traced else ""))
         pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
         command = [*pin, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)

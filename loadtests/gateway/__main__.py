@@ -30,10 +30,12 @@ PROXY_CORE, OTHER_CORE = 0, 1
 CONNECTIONS, BODY_BYTES = 64, 1024
 
 
-def micros_per_request(pids: Sequence[int], url: str, seconds: float) -> float:
+def micros_per_request(pids: Sequence[int], url: str, seconds: float, *, traced: bool) -> float:
     """CPU of the proxy's processes per answered request, µs; fails when a single request failed."""
     before = cpu_seconds(pids)
-    result = post(url, key=KEY, seconds=seconds, connections=CONNECTIONS, body_bytes=BODY_BYTES, cpu=OTHER_CORE)
+    result = post(
+        url, key=KEY, seconds=seconds, connections=CONNECTIONS, body_bytes=BODY_BYTES, cpu=OTHER_CORE, traced=traced
+    )
     used = cpu_seconds(pids) - before
     if result.broken or result.refused or not result.requests:
         raise RuntimeError(f"{url}: {result.broken} broken and {result.refused} refused of {result.requests}")
@@ -48,7 +50,7 @@ def compare(folder: Path, repetitions: int, seconds: float) -> list[Row]:
     asyncio.run(publish(data, models, KEY))
     ports = {name: free_port() for name in ("tidegate", "nginx+mirror", "nginx")}
     paths = {"tidegate": f"/endpoints/{ENDPOINT}/score", "nginx+mirror": "/score", "nginx": "/score"}
-    measured: dict[str, list[float]] = {name: [] for name in ports}
+    measured: dict[tuple[str, bool], list[float]] = {(name, traced): [] for name in ports for traced in (False, True)}
     with contextlib.ExitStack() as running:
         for name, port in models.items():
             running.enter_context(nginx(folder / name, port, model_body(port), OTHER_CORE))
@@ -61,19 +63,28 @@ def compare(folder: Path, repetitions: int, seconds: float) -> list[Row]:
         wait_for_port(ports["tidegate"])
         idle = resident_bytes(worker) / 1e6
         for turn in range(repetitions + 1):
-            for name, port in ports.items():
-                figure = micros_per_request(pids[name], f"http://127.0.0.1:{port}{paths[name]}", seconds if turn else 1)
+            for (name, traced), values in measured.items():
+                url = f"http://127.0.0.1:{ports[name]}{paths[name]}"
+                figure = micros_per_request(pids[name], url, seconds if turn else 1, traced=traced)
                 if turn:  # the first round only warms up
-                    measured[name].append(figure)
-                    print(f"  round {turn}/{repetitions}  {name:13} {figure:6.1f} µs CPU/request", file=sys.stderr)
-    spreads = {name: Spread.of(values) for name, values in measured.items()}
-    ours, peer = spreads["tidegate"].median, spreads["nginx+mirror"].median
-    work = "1 KB JSON POST, 64 keep-alive connections, key, split 90/10, mirror 10 %, events: proxy CPU per request"
-    peers = {name: spread.median for name, spread in spreads.items() if name != "tidegate"}
+                    values.append(figure)
+                    heads = "all heads differ" if traced else "heads alike"
+                    print(
+                        f"  round {turn}/{repetitions}  {name:13} {heads:16} {figure:6.1f} µs/request", file=sys.stderr
+                    )
+    spreads = {case: Spread.of(values) for case, values in measured.items()}
     return [
-        Row(work, "µs", ours, peers, ours / peer, "≤ 1.5 × nginx+mirror", ours <= 1.5 * peer),
-        Row("one idle gateway worker: resident memory", "MB", idle, {}, None, "< 60 MB", idle < 60),
-    ]
+        _cpu_row({name: spread.median for (name, kind), spread in spreads.items() if kind == traced}, traced=traced)
+        for traced in (False, True)
+    ] + [Row("one idle gateway worker: resident memory", "MB", idle, {}, None, "< 60 MB", idle < 60)]
+
+
+def _cpu_row(medians: dict[str, float], *, traced: bool) -> Row:
+    work = "1 KB JSON POST, 64 keep-alive connections, key, split 90/10, mirror 10 %, events: proxy CPU per request"
+    if traced:
+        work += "; a traceparent of its own in every request"
+    ours, peer = medians.pop("tidegate"), medians["nginx+mirror"]
+    return Row(work, "µs", ours, medians, ours / peer, "≤ 1.5 × nginx+mirror", ours <= 1.5 * peer)
 
 
 def main() -> int:

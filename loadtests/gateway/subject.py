@@ -37,11 +37,12 @@ def _role(name: str, data: Path, cpu: int, *flags: str) -> Iterator[int]:
     ready, says = os.pipe()
     command = ["taskset", "-c", str(cpu), sys.executable, "-m", "router.app", name]
     command += ["--data", str(data), "--ready-fd", str(says), *flags]
-    process = subprocess.Popen(command, pass_fds=[says])
+    with (data / f"{name}.log").open("wb") as output:
+        process = subprocess.Popen(command, pass_fds=[says], stdout=output, stderr=output)
     os.close(says)
     try:
         if not os.read(ready, 16):
-            raise RuntimeError(f"the {name} ended before it was ready")
+            raise RuntimeError(f"the {name} ended before it was ready: {(data / f'{name}.log').read_text()}")
         yield process.pid
     finally:
         os.close(ready)
