@@ -25,6 +25,7 @@ lint: setup ## Format, lint, layers, types
 	.venv/bin/mypy
 
 test: lint ## Lint, then every test (PYTEST="-k name" narrows)
+	@bash deploy/system-packages.sh curl:curl || true
 	.venv/bin/pytest $(PYTEST)
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)

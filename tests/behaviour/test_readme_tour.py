@@ -10,6 +10,8 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
+
 from loadtests.tree import tidegate_up
 from tests.support.tour import steps
 
@@ -33,6 +35,7 @@ class Shell:
         return printed.decode().removesuffix(f"{mark}\n")
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed, and the tour calls it")
 async def test_the_tour_typed_as_printed_prints_what_it_says(tmp_path: Path) -> None:
     typed = steps()
     start = [step for step in typed if "tidegate up" in step.command]
