@@ -17,7 +17,7 @@ from rich.table import Table
 
 from loadtests.demo.models import train
 from loadtests.demo.plot import timeline
-from loadtests.demo.story import Narrator, Story
+from loadtests.demo.story import Narrator, Story, peak_of
 from loadtests.demo.view import Screen, Watch
 from loadtests.tree import tidegate_up
 
@@ -58,7 +58,7 @@ def summarize(story: Story, watch: Watch) -> dict[str, Any]:
         "split_expected": EXPECTED_SPLIT,
         "split_seen": {name: round(split.by_deployment[name] / answered, 4) for name in EXPECTED_SPLIT},
         "shadows": story.shadows,
-        "peak_replicas": story.peak_replicas,
+        "peak_replicas": peak_of("blue", watch),
         "scaled_to_zero": True,
         "cold_request_seconds": round(story.cold_seconds, 3),
         "tokens_streamed": story.tokens,

@@ -33,7 +33,6 @@ class Story:
     chat: Tally = field(default_factory=Tally)
     shadows: dict[str, int] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
-    peak_replicas: int = 0
 
     def total(self) -> Tally:
         """All requests of all stages."""
@@ -94,9 +93,7 @@ class Narrator:
         """More callers at once than one replica may serve."""
         self.screen.title("burst: 14 callers at once")
         await self._stage("burst", client, client.crowd(callers=14, seconds=14))
-        ready = [counts.get("blue", 0) for _, counts in self.watch.replicas]
-        self.story.peak_replicas = max(ready, default=0)
-        self.screen.say(f"  blue scaled out to {self.story.peak_replicas} ready replicas")
+        self.screen.say(f"  blue scaled out to {peak_of('blue', self.watch)} ready replicas")
 
     async def cut_over(self, client: Client) -> None:
         """All traffic to green while requests keep coming."""
@@ -174,6 +171,11 @@ class Narrator:
         )
         for failure, count in tally.failures.items():
             self.screen.say(f"  [red]{count} × {failure}[/]")
+
+
+def peak_of(deployment: str, watch: Watch) -> int:
+    """Most ready replicas ever seen of one deployment."""
+    return max((counts.get(deployment, 0) for _, counts in watch.replicas), default=0)
 
 
 def _all_at_zero(watch: Watch) -> bool:
