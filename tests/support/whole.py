@@ -147,8 +147,10 @@ class Whole:
         async def look() -> bool:
             async with self.session.get(f"{self.tree.control_url}/v1/events/demand", params={"tail": "50"}) as response:
                 reports = [json.loads(line) for line in (await response.text()).splitlines()]
-            newest = {one["writer"]: one["event"]["revision"] for one in reports if not one["event"]["shadow"]}
-            return sum(found >= revision for found in newest.values()) >= workers
+            newest: dict[str, int] = {
+                one["writer"]: one["event"]["revision"] for one in reports if not one["event"]["shadow"]
+            }
+            return sum(int(found >= revision) for found in newest.values()) >= workers
 
         await until(f"revision {revision} in {workers} workers", look)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from router.contract.specs import Probe
 
-
 _DRAIN_SECONDS = 0.05
 
 
