@@ -26,6 +26,8 @@ fi
 say "installing the locked packages (the first time this downloads them)"
 sed -n '/^uv==/,/^[a-z0-9-]*==/p' deploy/requirements/dev.txt | sed '1!{/^[a-z]/d}' > .venv/uv.txt
 .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
-.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r deploy/requirements/dev.txt
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r deploy/requirements/dev.txt
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+# Every start of a process would compile its sources again where Python may not write bytecode by itself.
+.venv/bin/python -m compileall -q router autoscaler mirror loadtests
 echo "$want" > "$stamp"

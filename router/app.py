@@ -194,7 +194,10 @@ class TreeSettings:
 
 
 def tree(settings: TreeSettings) -> list[Role]:
-    """The roles of `tidegate up`. They end in this order: gateways, mirror, autoscaler with its replicas, control."""
+    """The roles of `tidegate up`, first the one whose replicas take longest to start.
+
+    They end in this order: gateways, mirror, autoscaler with its replicas, control.
+    """
     from router.supervision import Role
 
     logs = settings.data.root / "logs"
@@ -220,13 +223,13 @@ def tree(settings: TreeSettings) -> list[Role]:
     control = {"host": settings.control_host, "port": settings.control_port, "gateway-url": settings.gateway_url}
     scaler = {"cache": settings.cache, "gateway-url": settings.gateway_url}
     return [
-        role("control", "control", 4, 10, control),
         role("autoscaler", "autoscaler", 3, 60, scaler),
-        role("mirror", "mirror", 2, 10, {}),
         *(
             role(f"gateway {index}", "gateway", 1, settings.drain_seconds + 5, {**listen, **drain, "worker": index})
             for index in range(settings.workers)
         ),
+        role("mirror", "mirror", 2, 10, {}),
+        role("control", "control", 4, 10, control),
     ]
 
 

@@ -6,11 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from router.cli.client import DEFAULT_URL, ControlPlane
 from router.cli.output import render, select
 from router.contract.errors import Problem, TidegateError
+
+if TYPE_CHECKING:
+    from router.cli.client import ControlPlane  # `tidegate up` needs no client
 
 
 class NotConfirmed(TidegateError):
@@ -31,6 +33,8 @@ class Session:
     def control(self) -> ControlPlane:
         """The control plane that TIDEGATE_URL names."""
         if self._control is None:
+            from router.cli.client import DEFAULT_URL, ControlPlane
+
             self._control = ControlPlane(os.environ.get("TIDEGATE_URL") or DEFAULT_URL)
         return self._control
 

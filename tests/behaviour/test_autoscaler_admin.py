@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket as sockets
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,8 @@ async def test_a_silent_client_is_let_go(tmp_path: Path, monkeypatch: pytest.Mon
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+def test_the_autoscaler_starts_without_an_http_framework() -> None:
+    code = "import sys, autoscaler.backends.local, autoscaler.control.service; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
