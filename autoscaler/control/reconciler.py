@@ -281,10 +281,11 @@ class Reconciler:
         return float(extras.get("drain_seconds", 300.0))
 
     def _home(self, target: Target) -> str:
-        """The backend on which `target` belongs."""
+        """The backend on which `target` belongs: the one it asks for, else that of its kind if there is one here."""
         sizing = self.fleet.sizings.get(target)
-        wanted = sizing.backend if sizing else None
-        return wanted or self._default
+        if sizing is None:
+            return self._default
+        return sizing.backend or (sizing.kind.value if sizing.kind.value in self._backends else self._default)
 
     def _wish(self, target: Target, made: Step, plans: dict[str, dict[Target, DeploymentPlan]]) -> None:
         """Note what each backend has to be told about `target`, as far as it does not know it yet."""

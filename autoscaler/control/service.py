@@ -68,11 +68,11 @@ async def run(
 ) -> None:
     """Scale every deployment on the log until `stop`.
 
-    `backends` by the name that `tidegate.backend` gives; a managed deployment without one runs on `default_backend`, a
-    Kubernetes one on `kubernetes`. Backends are started here and closed by the caller, who alone knows whether the
-    replicas are to end. `on_ready` is called once everything that was is known and the first turn is done. Raises
-    `Conflict` when another autoscaler owns the data folder, `TaskFailed` (from `Fenced`) when a newer one has taken
-    over a backend.
+    `backends` by the name that `tidegate.backend` gives; a deployment without one runs on the backend of its kind
+    (`kubernetes`) where that is there, else on `default_backend`. Backends are started here and closed by the caller,
+    who alone knows whether the replicas are to end. `on_ready` is called once everything that was is known and the
+    first turn is done. Raises `Conflict` when another autoscaler owns the data folder, `TaskFailed` (from `Fenced`)
+    when a newer one has taken over a backend.
     """
     clock = clock or SystemClock()
     owner = await ownership.take(settings.data.root, wait_seconds=own_wait_seconds)

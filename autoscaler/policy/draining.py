@@ -15,7 +15,7 @@ from autoscaler.policy.demand import Word
 MIRROR_SECONDS = 3.0
 """Longest time a mirror may hold up a drain: shadows can be lost, live requests cannot."""
 SETTLE_SECONDS = 1.0
-"""Wait when no gateway is known to live: one that has just started has not spoken yet."""
+"""Wait when no gateway is known to live, and for one that fell silent before: its words may be on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +70,10 @@ def _holds(replica: str, drain: Drain, word: Word, listeners: Listeners, now_ns:
         return waited < MIRROR_SECONDS and (in_flight or not acknowledged)
     if in_flight:
         return True
-    silent = (now_ns - max(word.at_ns, drain.since_ns)) / 1e9 > listeners.silent_seconds
-    return not acknowledged and not silent
+    return not acknowledged and (now_ns - max(word.at_ns, drain.since_ns)) / 1e9 <= _patience(word, drain, listeners)
+
+
+def _patience(word: Word, drain: Drain, listeners: Listeners) -> float:
+    """Seconds without a word after which a gateway no longer counts; one that was gone already is not waited for anew."""
+    gone = (drain.since_ns - word.at_ns) / 1e9 > listeners.silent_seconds
+    return SETTLE_SECONDS if gone else listeners.silent_seconds

@@ -37,7 +37,9 @@ class Sizing:
     template: str
     """Identity of what a replica runs, restarts included."""
     backend: str | None
-    """Where it must run; None = wherever its kind runs by default."""
+    """Where it must run; None = wherever its kind runs."""
+    kind: Kind
+    """Which kind of document it is: names the backend it runs on where that one is there."""
 
 
 def sizing_of(revision: EndpointRevision, deployment: str) -> Sizing:
@@ -63,7 +65,8 @@ def sizing_of(revision: EndpointRevision, deployment: str) -> Sizing:
         drain_seconds=spec.extras.drain_seconds,
         candidate=_is_candidate(endpoint, deployment),
         template=template_of(revision, deployment),
-        backend=spec.extras.backend or (Kind.KUBERNETES.value if spec.kind is Kind.KUBERNETES else None),
+        backend=spec.extras.backend,
+        kind=spec.kind,
     )
 
 

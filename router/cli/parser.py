@@ -150,10 +150,9 @@ def _deployment_group(parsers: Parsers) -> None:
     create = group.add("create", "Create a deployment, or replace the settings of an existing one.")
     update = group.add("update", "Change a deployment; what needs no new replicas applies to the running ones.")
     for parser in (create, update):
-        required = parser is create
-        _name(parser, "deployment", required=not required)
-        _endpoint(parser, required=not required)
-        _file(parser, "deployment", required=required)
+        _name(parser, "deployment", required=False)
+        _endpoint(parser, required=False)
+        _file(parser, "deployment", required=parser is create)
         _set(parser)
         _no_wait(parser)
         parser.add_argument("--skip-script-validation", action="store_true", help="accepted, without effect")

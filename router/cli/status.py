@@ -18,7 +18,11 @@ COLUMNS = (
     "endpoint", "deployment", "weight", "mirror", "phase", "observed/ready/desired", "req/s", "in flight", "queued",
     "p50 ms", "p99 ms", "shadows: equal/compared (dropped)",
 )  # fmt: skip
-LEFT = frozenset({"endpoint", "deployment", "phase"})
+HEADINGS = (
+    "endpoint\n deployment", "weight", "mirror", "phase", "observed\n/ready\n/desired", "req/s", "in\nflight", "queue",
+    "p50\nms", "p99\nms", "shadows\n=/compared\n(dropped)",
+)  # fmt: skip
+"""The same for a terminal of 80 columns, where endpoint and deployment share one."""
 
 
 def number(value: Any, form: str = ".1f") -> str:
@@ -70,11 +74,14 @@ def as_table(told: Mapping[str, Any], title: str) -> Table:
     """The table for a terminal."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
-    for row in rows(told):
-        table.add_row(*row, style="bold" if row[0] else "")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for at, heading in enumerate(HEADINGS):
+        folds = at in (0, len(HEADINGS) - 1)
+        left = heading == "phase" or at == 0
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not folds)
+    for endpoint, deployment, *figures in rows(told):
+        short = [figure.replace(" %", "%").replace("revision ", "rev ") for figure in figures]
+        table.add_row(endpoint or f" {deployment}", *short, style="bold" if endpoint else "")
     return table
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.contract.errors import TidegateError
+from router.runtime.log.opening import check_url
 from router.runtime.processes import alive, identity
 from router.runtime.settings import DataLayout
 from router.supervision import Supervisor
@@ -45,6 +46,8 @@ def up(session: Session) -> int:
     """Take the folder and the ports, run the tree, end it in order."""
     flags = session.flags
     data = DataLayout(flags.data.expanduser().absolute())
+    log = flags.log or f"embedded:{data.log}"
+    check_url(log)
     prepare(data)
     with only_one(data):
         await_predecessors(data)
@@ -55,7 +58,7 @@ def up(session: Session) -> int:
             settings = TreeSettings(
                 data=data,
                 cache=flags.cache.expanduser().absolute(),
-                log=flags.log or f"embedded:{data.log}",
+                log=log,
                 host=flags.host,
                 port=port,
                 control_host=flags.control_host,

@@ -44,7 +44,7 @@ DEPLOYMENT_ROWS = (
     Row(
         "tidegate.backend",
         lambda spec: spec.extras.backend in ("ray", "kubernetes"),
-        "only the local backend exists yet; the replicas run on this machine",
+        "only the local backend exists yet; until another does, this deployment has no replicas",
     ),
     Row(
         "model",

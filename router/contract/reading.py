@@ -189,6 +189,7 @@ def boolean(report: Report, path: str, found: Any) -> Any:
 
 def choice(*options: str) -> Reader:
     """One of `options`. Case and underscores do not matter, as in Azure's own client (`SystemAssigned`)."""
+    options = tuple(str(option) for option in options)
     folded = {option.replace("_", "").lower(): option for option in options}
 
     def read(report: Report, path: str, found: Any) -> Any:

@@ -32,7 +32,7 @@ def put_endpoint(
     if before is None:
         _check_shares(spec, {}, "set it once the deployments exist: an endpoint is created without them")
         return Change(OperationKind.CREATE, content, "create endpoint", keys=new_keys, created=True)
-    _check_fixed(before.document, content.document, ("compute",))
+    _check_fixed(before.document, content.document, {"compute": None})
     _check_shares(spec, before.deployments, "name a deployment of this endpoint")
     content = before.replace(document=content.document)
     return Change(OperationKind.UPDATE, content, _what_changed(before, content))
@@ -65,7 +65,7 @@ def put_deployment(
     document = _named(document, "endpoint_name", endpoint)
     written = _deployment_document(azure.deployment_from_document(document, kind=kind_of(before.document)), before)
     if exists:
-        _check_fixed(before.deployments[key], written, ("egress_public_network_access",))
+        _check_fixed(before.deployments[key], written, {"egress_public_network_access": "enabled"})
     elif len(before.deployments) >= MAX_DEPLOYMENTS:
         raise Conflict(
             f"endpoint {endpoint} has {MAX_DEPLOYMENTS} deployments, the most there can be: delete one first"
@@ -102,7 +102,7 @@ def roll_back(standing: Standing | None, endpoint: str, target: Standing) -> Cha
     current = existing(standing, endpoint)
     if target.deleted:
         raise Conflict(f"revision {target.revision} is the deletion of endpoint {endpoint}: choose another one")
-    _check_fixed(current.content.document, target.content.document, ("compute",))
+    _check_fixed(current.content.document, target.content.document, {"compute": None})
     names = target.content.deployments
     restarts = {**target.content.restarts, **current.content.restarts}
     content = target.content.replace(restarts={name: count for name, count in restarts.items() if name in names})
@@ -208,12 +208,12 @@ def _check_shares(spec: EndpointSpec, deployments: Mapping[str, Document], rule:
         raise InvalidSpec(problems)
 
 
-def _check_fixed(before: Document, after: Document, fields: tuple[str, ...]) -> None:
-    """Raise `InvalidSpec` when a field changes that cannot change."""
+def _check_fixed(before: Document, after: Document, fields: Mapping[str, Any]) -> None:
+    """Raise `InvalidSpec` when one of `fields` (name → default) changes: those cannot."""
     problems = [
-        Problem(field, f"cannot be changed: it is {before.get(field)!r}; delete and create it anew", after.get(field))
-        for field in fields
-        if before.get(field) != after.get(field)
+        Problem(field, f"cannot be changed: it is {was!r}; delete and create it anew", after.get(field))
+        for field, default in fields.items()
+        if (was := before.get(field, default)) != after.get(field, default)
     ]
     if problems:
         raise InvalidSpec(problems)

@@ -15,6 +15,7 @@ import hashlib
 import mmap
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class Board:
         self._worker = worker
         self._workers = workers
         self._columns: dict[bytes, int] = {}
+        self._uses: Counter[bytes] = Counter()
         with self._table():
             if os.fstat(self._file).st_size != _SIZE:
                 os.ftruncate(self._file, 0)
@@ -70,10 +72,14 @@ class Board:
         self._clear(worker, holds=True)
 
     def column(self, name: str, quantity: Quantity) -> int:
-        """The column of `name`, held by this worker from now on. Raises `Unavailable` when the board is full."""
+        """The column of `name`, held by this worker until it is let go as often as it was asked for.
+
+        Raises `Unavailable` when the board is full.
+        """
         key = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest() + bytes([quantity])
         known = self._columns.get(key)
         if known is not None:
+            self._uses[key] += 1
             return known
         with self._table():
             column = self._find(key)
@@ -81,11 +87,16 @@ class Board:
                 column = self._take(key)
             self._map[_HOLDS + column * ROWS + self._worker] = 1
         self._columns[key] = column
+        self._uses[key] = 1
         return column
 
     def let_go(self, name: str, quantity: Quantity) -> None:
-        """The worker no longer uses the column; when none does, another name may take it."""
+        """One user in this worker is done with the column; when no worker uses it, another name may take it."""
         key = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest() + bytes([quantity])
+        self._uses[key] -= 1
+        if self._uses[key] > 0:
+            return
+        del self._uses[key]
         column = self._columns.pop(key, None)
         if column is not None:
             if quantity is Quantity.GAUGE:
@@ -96,6 +107,11 @@ class Board:
         """The column's sum over all workers."""
         cells = self.cells
         return cells[self.row + column] + sum([cells[other + column] for other in self.others])
+
+    @staticmethod
+    def worker_at(offset: int) -> int:
+        """The worker whose row a cell is in."""
+        return offset // COLUMNS
 
     def reap(self) -> bool:
         """Zero the gauges of workers that are no longer alive; whether there were any."""

@@ -3,6 +3,10 @@
 A `Call` is a request head judged against the routing table: route, authority, and the block that goes to the replica
 except for what differs per request. An `Answer` is the same for a replica's head. Both live in bounded dictionaries
 that are emptied when full; calls also whenever a revision arrives, because keys and routes may have changed.
+
+Of heads that differ, most differ in a field that means nothing here (`traceparent`) or only frames the body. So a head
+that is new as a whole is taken apart: the lines that have come before make a head of their own, which the strict parser
+judges once; each new line is judged alone where that is beyond doubt. Anything else is judged whole.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from router.gateway.responses import STATUS_LINES, Refusal, status_line
-from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer
+from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone
 from router.policy.matching import Table, origin_form
 
 if TYPE_CHECKING:
@@ -21,13 +25,17 @@ if TYPE_CHECKING:
 MOST = 512
 LONGEST = 2048
 """Heads beyond this are judged anew each time, which bounds the memory of both dictionaries to a few megabytes."""
+_LINES = 4096
+"""Lines that are remembered as having come before."""
+_NEW_LINES = 4
+"""A head with more lines that never came before is judged whole."""
 
 
 class Call:
     """A request head, judged."""
 
     __slots__ = (
-        "after_peer", "before_id", "before_peer", "chunked", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
+        "after_peer", "before_id", "before_peer", "beside", "chunked", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
         "length", "message", "method", "own", "path", "refusal",
     )  # fmt: skip
 
@@ -49,15 +57,18 @@ class Call:
         self.before_id = b""
         self.before_peer = b""
         self.after_peer = b""
+        """From the caller's address to the end of the head."""
+        self.beside: frozenset[bytes] | None = None
+        """Names of its fields, which no line judged alone may repeat; None where no line can be judged alone."""
 
     def refuse(self, refusal: Refusal, message: str) -> Call:
         """Nothing else will come of this request."""
         self.refusal, self.message = refusal, message
         return self
 
-    def for_replica(self, request_id: bytes, peer: bytes) -> bytes:
-        """The head as it goes to a replica, with its closing empty line."""
-        return b"".join((self.before_id, request_id, self.before_peer, peer, self.after_peer))
+    def for_replica(self, request_id: bytes, peer: bytes, after_peer: bytes) -> bytes:
+        """The head as it goes to a replica, with its closing empty line; `after_peer` is its end or a longer one."""
+        return b"".join((self.before_id, request_id, self.before_peer, peer, after_peer))
 
 
 def refused(refusal: Refusal, message: str) -> Call:
@@ -90,6 +101,76 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
     return _route(call, head, table)
 
 
+class Calls:
+    """The calls that were judged lately. `whole` has them by all their bytes."""
+
+    __slots__ = ("_bases", "_lines", "whole")
+
+    def __init__(self) -> None:
+        self.whole: dict[bytes, Call] = {}
+        self._bases: dict[bytes, Call] = {}
+        """By the lines that have come before, without those of one request only."""
+        self._lines: set[bytes] = set()
+        """Lines, request line and fields, of requests that were let through to an endpoint."""
+
+    def clear(self) -> None:
+        """Judge anew: keys, hosts or names have changed."""
+        self.whole.clear()
+        self._bases.clear()
+
+    def find(self, raw: bytes, table: Table[Endpoint]) -> tuple[Call, int, bytes]:
+        """(call, length of the body, end of the head for the replica) of the head `raw`, which `whole` does not have."""
+        if len(raw) > LONGEST:
+            call = judge(raw, table)
+            return call, call.length, call.after_peer
+        lines = raw[:-4].split(b"\r\n")
+        known = self._lines
+        fresh = [line for line in lines if line not in known]
+        # The first line is the request's own: in its place no field is one.
+        if 0 < len(fresh) <= _NEW_LINES and fresh[0] is not lines[0]:
+            found = self._beside(lines[:], fresh, table)
+            if found is not None:
+                return found
+        call = judge(raw, table)
+        if call.refusal is not Refusal.BAD_REQUEST:
+            if len(self.whole) >= MOST:
+                self.whole.clear()
+            self.whole[raw] = call
+        if call.refusal is None:
+            if len(known) >= _LINES:
+                known.clear()
+            known.update(lines)
+        return call, call.length, call.after_peer
+
+    def _beside(self, lines: list[bytes], fresh: list[bytes], table: Table[Endpoint]) -> tuple[Call, int, bytes] | None:
+        """The same by its known lines, where each fresh one can be judged alone. Takes the fresh ones out of `lines`."""
+        length, end, names = -1, b"", []
+        for line in fresh:
+            judged = judge_alone(line)
+            if judged is None:
+                return None
+            name, passed, size = judged
+            lines.remove(line)
+            names.append(name)
+            end += passed
+            if size >= 0:
+                length = size
+        base = self._base(b"\r\n".join(lines), table)
+        beside = base.beside
+        if beside is None or not beside.isdisjoint(names) or (len(names) > 1 and len(set(names)) < len(names)):
+            return None
+        return base, base.length if length < 0 else length, b"".join((base.after_peer[:-2], end, b"\r\n"))
+
+    def _base(self, lines: bytes, table: Table[Endpoint]) -> Call:
+        base = self._bases.get(lines)
+        if base is None:
+            base = judge(lines + b"\r\n\r\n", table)
+            if len(self._bases) >= MOST:
+                self._bases.clear()
+            self._bases[lines] = base
+        return base
+
+
 def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
     form = origin_form(head.target, head.host)
     if form is None:
@@ -112,6 +193,7 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
         text = "the Authorization header must be 'Bearer' and one of the endpoint's keys"
         return call.refuse(Refusal.UNAUTHORISED, text)
     call.deployment = head.deployment.decode("latin-1") if head.deployment is not None else None
+    call.beside = head.stands_beside()
     call.before_id, call.before_peer, call.after_peer = head.for_replica(call.method, call.path)
     return call
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
-from router.gateway.calls import LONGEST, MOST, judge, refused
+from router.gateway.calls import refused
 from router.gateway.exchange import Exchange
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
@@ -119,17 +119,15 @@ class Downstream(asyncio.Protocol):
         state = self._state
         self._head_since = 0
         raw = data[:end]
-        call = state.calls.get(raw)
-        if call is None:
-            if end > state.settings.max_head_bytes:
-                self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
-                return
-            call = judge(raw, state.table)
-            if end <= LONGEST and call.refusal is not Refusal.BAD_REQUEST:
-                if len(state.calls) >= MOST:
-                    state.calls.clear()
-                state.calls[raw] = call
-        exchange = Exchange(state, self, call)
+        call = state.calls.whole.get(raw)
+        if call is not None:
+            length, after_peer = call.length, call.after_peer
+        elif end > state.settings.max_head_bytes:
+            self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
+            return
+        else:
+            call, length, after_peer = state.calls.find(raw, state.table)
+        exchange = Exchange(state, self, call, after_peer)
         self.exchange = exchange
         state.counters.requests += 1
         if call.refusal is Refusal.BAD_REQUEST:
@@ -137,7 +135,7 @@ class Downstream(asyncio.Protocol):
         elif call.chunked:
             self._first_chunks(exchange, data[end:])
         else:
-            self._first_body(exchange, data, end, call.length)
+            self._first_body(exchange, data, end, length)
 
     def _first_body(self, exchange: Exchange, data: bytes, end: int, length: int) -> None:
         """Take what came of the body with the head."""
@@ -217,7 +215,7 @@ class Downstream(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal, message: str) -> None:
         """Answer a request that never became one, and end the connection."""
-        exchange = Exchange(self._state, self, refused(refusal, message))
+        exchange = Exchange(self._state, self, refused(refusal, message), b"")
         self.exchange = exchange
         exchange.refuse(refusal, message)
 
@@ -318,7 +316,11 @@ class Downstream(asyncio.Protocol):
             self.transport.abort()
 
     def eof_received(self) -> bool:
-        """The caller sends nothing more: it has left."""
+        """The caller sends nothing more: it has left.
+
+        It may only have shut its sending side, but its close looks the same until something is sent to it; a model that
+        works for nobody costs more than a caller that cannot be told from one that has gone.
+        """
         if self.exchange is not None:
             self.exchange.abandon()
         return False

@@ -42,14 +42,16 @@ class Exchange:
     """One request of one caller."""
 
     __slots__ = (
-        "_block", "_chunked_out", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
+        "_after_peer", "_block", "_chunked_out", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
         "_refreshed", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
         "request_complete", "request_id", "sequence", "stage", "target", "up",
     )  # fmt: skip
 
-    def __init__(self, state: State, down: Downstream, call: Call) -> None:
+    def __init__(self, state: State, down: Downstream, call: Call, after_peer: bytes) -> None:
         self._state = state
+        self._after_peer = after_peer
+        """The end of the head for the replica, with what only this request has."""
         self.down = down
         self.call = call
         self.keep_alive = call.keep_alive
@@ -135,7 +137,7 @@ class Exchange:
             lane.active = True
             self.fail_deployment()
         elif lane.admit(self) is Admission.REFUSE:
-            text = "too many requests wait for a first replica" if not lane.usable else (
+            text = "too many requests wait for a first replica" if not lane.usable or lane.full() else (
                 f"more than {lane.allowed} requests are in flight or queued, which is 2 x "
                 "max_concurrent_requests_per_instance x instances"
             )  # fmt: skip
@@ -212,7 +214,7 @@ class Exchange:
         self.stage = SENT
         self.up = up
         up.carry(self)
-        block = call.for_replica(self.request_id, self.down.peer)
+        block = call.for_replica(self.request_id, self.down.peer, self._after_peer)
         if not self._sampled:
             self._sample(block)
         pieces = self._pending
@@ -459,7 +461,8 @@ class Exchange:
         if self.stage == WAITING:
             if self.held or not lane.usable:
                 seconds = (now - self.arrival) / 1e9
-                text = f"deployment {lane.name}: no replica became ready within {seconds:.1f} s"
+                what = "free" if lane.usable else "ready"
+                text = f"deployment {lane.name}: no replica became {what} within {seconds:.1f} s"
                 self.refuse(Refusal.NO_REPLICA, text)
             else:
                 text = f"deployment {lane.name}: waited longer than max_queue_wait_ms, {lane.wait_ns // 1_000_000} ms"

@@ -1,8 +1,8 @@
 """One deployment as this worker serves it: its replicas, who waits for one, and what it has seen.
 
 A lane outlives routing snapshots. Whoever waits stands in one queue in order of arrival; over all workers the oldest
-goes first. Requests that came while nothing was ready are `held`: they wait for the first replica, not for a turn, so
-Azure's limit does not count them and their deadline is the activator's.
+goes first. Requests that came while nothing was ready, or while those were being worked off, are `held`: they wait for
+the first replica, not for a turn, so Azure's limit does not count them and their deadline is the activator's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentSpec, RequestSettings
-from router.gateway.board import COLUMNS, Quantity
+from router.gateway.board import Quantity
 from router.gateway.target import Target
 from router.policy import admission
 from router.policy.balancing import least_loaded, two_of
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.004
 _PATIENCE = 3
 """Polls for which a worker leaves free capacity to an older waiter elsewhere that does not take it."""
-_GRACE_NS = int(admission.COLD_START_GRACE_SECONDS * 1e9)
 
 
 class Lane:
     """The live state of one deployment in one worker."""
 
     __slots__ = (
-        "_polls", "_present_cell", "_present_others", "_state", "_targets", "_timer", "_waiting_cell",
-        "_waiting_others", "active", "after_id", "allowed", "arrivals", "balance", "busy_ns", "completions", "concurrency",
-        "endpoint", "errors", "failed", "held", "in_service", "label", "latency", "map_errors", "name", "present",
-        "queue", "ready", "ready_since", "rejected", "timeout_ns", "usable", "wait", "wait_ns", "weight",
+        "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
+        "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
+        "allowed", "arrivals", "balance", "busy_ns", "completions", "concurrency", "endpoint", "errors", "failed", "held",
+        "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ready", "rejected", "timeout_ns",
+        "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
 
     def __init__(self, state: State, endpoint: Endpoint, name: str) -> None:
@@ -52,11 +52,14 @@ class Lane:
         self.ready: list[Target] = []
         self.usable: list[Target] = []
         """Ready and not ejected."""
-        self.ready_since = 0
+        self._joining_until = 0
+        """Until then (monotonic nanoseconds) arrivals join the backlog from zero, unless it is empty before."""
+        self._closed = False
+        self._over = False
         self.queue: deque[Exchange] = deque()
         self.held = 0
         self.present = 0
-        """In flight plus queued in this worker, without those held."""
+        """In flight plus queued in this worker, without those that are or were held."""
         self.weight = 0
         self.failed = ""
         """Why the deployment cannot serve, when its phase says so."""
@@ -73,8 +76,10 @@ class Lane:
         board, name = self._state.board, f"{self.endpoint.name}/{self.name}"
         present = board.column(f"{name}#present", Quantity.GAUGE)
         waiting = board.column(f"{name}#waiting", Quantity.GAUGE)
+        held = board.column(f"{name}#held", Quantity.GAUGE)
         self.balance = board.column(f"{name}#balance", Quantity.BALANCE)
         self._present_cell, self._waiting_cell = board.row + present, board.row + waiting
+        self._held_cell, self._held_others = board.row + held, tuple(other + held for other in board.others)
         self._present_others = tuple(other + present for other in board.others)
         self._waiting_others = tuple(other + waiting for other in board.others)
 
@@ -151,6 +156,7 @@ class Lane:
             del self._targets[target.id]
             target.close()
             self._state.board.let_go(self._column_name(target.id), Quantity.GAUGE)
+            self._end_if_over()
 
     def draining(self) -> list[tuple[str, int]]:
         """(replica, requests in flight here) of every replica that drains."""
@@ -161,7 +167,7 @@ class Lane:
         before = bool(self.usable)
         self.usable = [target for target in self.ready if not target.ejected]
         if self.usable and not before:
-            self.ready_since = time.monotonic_ns()
+            self._begin_joining()
         if before and not self.usable:
             for exchange in self.queue:
                 self._hold(exchange)
@@ -172,8 +178,24 @@ class Lane:
             self.pump()
             self._watch()
 
+    def _begin_joining(self) -> None:
+        """The first replica is ready: what waits by now, here or in another worker, is the backlog."""
+        now, cells = time.monotonic_ns(), self._state.board.cells
+        oldest = [cells[at] for at in (self._waiting_cell, *self._waiting_others) if cells[at]]
+        self._joining_until = admission.joining_ends(min(oldest, default=now), now)
+
+    def _joining(self, arrival: int) -> bool:
+        """Whether a request that arrived then joins the backlog from zero; an empty backlog ends that."""
+        if arrival < self._joining_until:
+            cells = self._state.board.cells
+            if self.held or any(cells[other] for other in self._held_others):
+                return True
+        self._joining_until = 0
+        return False
+
     def close(self) -> None:
         """The deployment is gone: its replicas' connections too, once they carry nothing."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -182,6 +204,7 @@ class Lane:
             target.drop_idle()
             if not target.in_flight:
                 self.retire(target)
+        self._end_if_over()
 
     def abort(self) -> None:
         """Close every connection now."""
@@ -189,11 +212,16 @@ class Lane:
         for target in list(self._targets.values()):
             target.close()
 
-    def let_go(self) -> None:
-        """Give the board's columns back; nothing of this lane is under way any more."""
-        name = f"{self.endpoint.name}/{self.name}"
-        for what, quantity in (("present", Quantity.GAUGE), ("waiting", Quantity.GAUGE), ("balance", Quantity.BALANCE)):
-            self._state.board.let_go(f"{name}#{what}", quantity)
+    def _end_if_over(self) -> None:
+        """Give the board's columns back once the deployment is gone and its last request has ended."""
+        if not self._closed or self._over or self._targets or self.queue or self.present:
+            return
+        self._over = True
+        name, board = f"{self.endpoint.name}/{self.name}", self._state.board
+        for what in ("present", "waiting", "held"):
+            board.let_go(f"{name}#{what}", Quantity.GAUGE)
+        board.let_go(f"{name}#balance", Quantity.BALANCE)
+        self.endpoint.lane_over()
 
     # Entering, waiting, leaving -------------------------------------------------------------------------------------
 
@@ -207,10 +235,10 @@ class Lane:
             for other in self._present_others:
                 present += cells[other]
         decision = admission.Admission.ENTER
-        if self.held or not self.usable or present >= self.allowed:
-            cold = self.held > 0 and exchange.arrival - self.ready_since < _GRACE_NS
+        if self._joining_until or not self.usable or present >= self.allowed:
+            joining = self._joining(exchange.arrival)
             max_held = self._state.settings.max_waiting
-            decision = admission.decide(bool(self.usable), cold, present, self.allowed, self.held, max_held)
+            decision = admission.decide(bool(self.usable), joining, present, self.allowed, self.held, max_held)
         if decision is admission.Admission.ENTER:
             self._count(exchange)
             if not self.queue and not self._waits_elsewhere():
@@ -231,16 +259,23 @@ class Lane:
                 self.pump()
         return decision
 
+    def full(self) -> bool:
+        """Whether nobody more may be held."""
+        return self.held >= self._state.settings.max_waiting
+
     def _count(self, exchange: Exchange) -> None:
         exchange.counted = True
         self.present += 1
-        self._state.board.cells[self._present_cell] = self.present
+        # Added, not stored: a deployment deleted and made again has two lanes for a while, and one cell.
+        self._state.board.cells[self._present_cell] += 1
 
     def _hold(self, exchange: Exchange) -> None:
         if exchange.held:
             return
+        self.leave(exchange)
         exchange.held = True
         self.held += 1
+        self._state.board.cells[self._held_cell] += 1
         deadline = exchange.arrival + int(self._state.settings.activation_seconds * 1e9)
         exchange.deadline = deadline
         self._state.wheel.arm(exchange.down, deadline)
@@ -253,6 +288,9 @@ class Lane:
 
     def again(self, exchange: Exchange) -> None:
         """Let a request that its replica failed wait at the front."""
+        if self._closed:
+            exchange.choose_again()
+            return
         self._hold(exchange)
         exchange.wait(exchange.deadline)
         self.queue.appendleft(exchange)
@@ -272,6 +310,7 @@ class Lane:
         if exchange.held:
             exchange.held = False
             self.held -= 1
+            self._state.board.cells[self._held_cell] -= 1
         self._show_oldest()
 
     def leave(self, exchange: Exchange) -> None:
@@ -279,7 +318,9 @@ class Lane:
         if exchange.counted:
             exchange.counted = False
             self.present -= 1
-            self._state.board.cells[self._present_cell] = self.present
+            self._state.board.cells[self._present_cell] -= 1
+            if self._closed:
+                self._end_if_over()
 
     def claim(self) -> Target | None:
         """A place at the less loaded of two replicas, or at any that has one."""
@@ -321,8 +362,6 @@ class Lane:
                 return
             exchange = self.queue[0]
             self.leave_queue(exchange)
-            if not exchange.counted:
-                self._count(exchange)
             exchange.dispatch(target)
 
     def _show_oldest(self) -> None:
@@ -341,7 +380,7 @@ class Lane:
         cells = self._state.board.cells
         waiting = [(cells[other], other) for other in self._waiting_others if cells[other]]
         if waiting:
-            self._state.doorbell.ring(min(waiting)[1] // COLUMNS)
+            self._state.doorbell.ring(self._state.board.worker_at(min(waiting)[1]))
 
     def _watch(self) -> None:
         """While something waits beside other workers, look again soon: they may free places or be dead."""

@@ -72,6 +72,7 @@ class Endpoint:
     """The live state of one endpoint in one worker."""
 
     __slots__ = (
+        "_closed",
         "_digests",
         "_fractions",
         "_phases",
@@ -110,6 +111,7 @@ class Endpoint:
         self.sampler: Sampler | None = None
         self._fractions: tuple[float, ...] = ()
         self._digests: tuple[bytes, ...] = ()
+        self._closed = False
         self.refuses = ""
         """Why nobody can be let in at all."""
         self.window_start_ns = 0
@@ -209,10 +211,19 @@ class Endpoint:
 
     def close(self) -> None:
         """The endpoint is gone: whoever waits is told so, what is in flight ends by itself."""
-        for lane in self.lanes.values():
+        self._closed = True
+        lanes, self.lanes = self.lanes, {}
+        # Who is sent back by a dying replica finds nothing to choose from any more.
+        self.split = Split(self._state, ())
+        for lane in lanes.values():
             for exchange in list(lane.queue):
                 exchange.endpoint_deleted()
             lane.close()
+
+    def lane_over(self) -> None:
+        """The last request of a deployment that is gone has ended; after the endpoint's own end nobody else flushes."""
+        if self._closed:
+            self.ledger.flush()
 
     def abort(self) -> None:
         """Close every connection to replicas now."""

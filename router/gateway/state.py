@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from router.gateway.calls import Calls
 from router.policy.matching import Table
 
 if TYPE_CHECKING:
     from router.gateway.board import Board
-    from router.gateway.calls import Answer, Call
+    from router.gateway.calls import Answer
     from router.gateway.doorbell import Doorbell
     from router.gateway.downstream import Downstream
     from router.gateway.routes import Endpoint
@@ -55,7 +56,7 @@ class State:
     report_now: Callable[[Endpoint], None]
     """Append the endpoint's demand at once: somebody waits and nothing is ready, or a drain has begun."""
     table: Table[Endpoint] = field(default_factory=lambda: Table({}, {}))
-    calls: dict[bytes, Call] = field(default_factory=dict)
+    calls: Calls = field(default_factory=Calls)
     answers: dict[bytes, Answer] = field(default_factory=dict)
     connections: set[Downstream] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)

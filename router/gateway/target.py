@@ -67,10 +67,10 @@ class Target:
 
     def claim(self, concurrency: int) -> bool:
         """Take a place if there is one. Stores first and looks then, so that two workers never both take the last."""
-        count = self.in_flight + 1
         cells = self._state.board.cells
+        count = cells[self.cell] + 1
         cells[self.cell] = count
-        self.in_flight = count
+        self.in_flight += 1
         if self.others:
             for other in self.others:
                 count += cells[other]
@@ -82,7 +82,7 @@ class Target:
     def release(self) -> None:
         """Give a place back."""
         self.in_flight -= 1
-        self._state.board.cells[self.cell] = self.in_flight
+        self._state.board.cells[self.cell] -= 1
         if not self.in_flight and not self.present:
             self.lane.retire(self)
 

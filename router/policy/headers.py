@@ -7,10 +7,13 @@ neighbours end here; the endpoint key and our own marks never reach a replica; w
 from __future__ import annotations
 
 import enum
+import re
 
 INTERNAL = b"x-tidegate-"
 """Ours alone: what a caller writes there is dropped."""
 CLIENT_ID_LENGTH = 40
+MOST_DIGITS = 18
+"""Of a length; 64 bits hold it."""
 _CLIENT_ID = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 DEPLOYMENT = b"azureml-model-deployment"
 
@@ -90,6 +93,33 @@ def _kind(name: bytes, kinds: dict[bytes, int]) -> int:
         lower = lower.replace(b"_", b"-")
         kind = int(_Kind.DROP) if kinds.get(lower, 0) else 0
     return int(_Kind.DROP) if lower.startswith(INTERNAL) else kind
+
+
+_PLAIN_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64}): ([!-~](?:[ -~]*[!-~])?)")
+"""A field that is beyond doubt: narrower than any parser's idea of one."""
+
+
+def judge_alone(line: bytes) -> tuple[bytes, bytes, int] | None:
+    """(name in lower case, what goes on to the replica, length of the body or -1) of one field line without its head.
+
+    None for everything that has a meaning for the gateway, or that is not plainly a field: that takes the strict parser
+    and the whole head.
+    """
+    found = _PLAIN_FIELD.fullmatch(line)
+    if found is None:
+        return None
+    name, value = found.groups()
+    kind = _REQUEST_SPELLED.get(name)
+    if kind is None:
+        kind = _kind(name, _REQUEST)
+    if kind == 0:
+        return name.lower(), line + b"\r\n", -1
+    if kind == _DROP:
+        return name.lower(), b"", -1
+    if kind == _CONTENT_LENGTH and value.isdigit() and len(value) <= MOST_DIGITS:
+        length = int(value)
+        return b"content-length", b"content-length: %d\r\n" % length, length
+    return None
 
 
 def _tokens(value: bytes) -> set[bytes]:
@@ -183,6 +213,15 @@ class RequestHead:
     def says(self, token: bytes) -> bool:
         """Whether Connection names `token`."""
         return self._connection is not None and token in self._connection
+
+    def stands_beside(self) -> frozenset[bytes] | None:
+        """Names (lower case) that no further field may have that is judged alone; None where any could change this head."""
+        if self._connection is not None and self._connection - {b"close", b"keep-alive"}:
+            return None
+        names = {name.lower() for name in self.lines[::4]}
+        if self.content_length is not None or self._transfer_encodings is not None:
+            names.add(b"content-length")
+        return frozenset(names)
 
     def close(self, version: str) -> None:
         """Judge the whole. Raises `BadHead` where two readers could take it for different requests."""
@@ -281,7 +320,7 @@ _CONNECTION = int(_Kind.CONNECTION)
 
 def content_length(value: bytes) -> int:
     """Digits and nothing else: `int` alone would take signs, spaces and underscores."""
-    if not value.isdigit() or len(value) > 18:
+    if not value.isdigit() or len(value) > MOST_DIGITS:
         raise BadHead("Content-Length is not a number")
     return int(value)
 

@@ -181,6 +181,12 @@ async def test_a_build_that_fails_says_why_and_leaves_nothing_complete(tmp_path:
     assert not any(is_complete(one) for one in (tmp_path / "cache" / "environments").iterdir())
 
 
+async def test_a_package_that_nobody_has_is_named_in_one_line(tmp_path: Path) -> None:
+    store = EnvironmentStore(tmp_path / "cache", inherited=os.environ | {"UV_OFFLINE": "1", "UV_NO_CACHE": "1"})
+    with pytest.raises(BuildFailed, match=r"No solution found .*no-such-package-of-ours"):
+        await store.ensure(Requirements(("no-such-package-of-ours==9.9",)), nothing)
+
+
 async def test_a_missing_python_is_replaced_with_a_warning(tmp_path: Path) -> None:
     folder, warnings = await store_of(tmp_path).ensure(Requirements(python="==3.1.*"), nothing)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"

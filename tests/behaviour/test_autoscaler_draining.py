@@ -64,6 +64,18 @@ def test_a_silent_gateway_stops_counting() -> None:
     assert world.removed == [victim]
 
 
+def test_a_gateway_that_died_long_before_holds_no_later_drain_up() -> None:
+    world = World(gateways=("gateway-0", "killed"))
+    world.reconciler.take_specs(revision(1, {"blue": deployment(instance_count=2)}))
+    world.begin()
+    world.run(1, load(in_flight=1))
+    world.silent.add("killed")
+    world.run(15, load(in_flight=1))
+    world.reconciler.take_specs(revision(2, {"blue": deployment(instance_count=1)}))
+    world.run(2, load(in_flight=1))
+    assert len(world.removed) == 1
+
+
 def test_a_silent_gateway_that_held_requests_counts_until_drain_seconds() -> None:
     world, victim = with_a_victim(drain_seconds=40)
     world.deaf.clear()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from autoscaler.backends.base import Condition
+from autoscaler.control.reconciler import Reconciler
 from router.contract.events import Phase, ReplicaState
 from tests.support.autoscaler_fleet import ENDPOINT, World, deployment, load, revision, scaling
 
@@ -267,6 +268,16 @@ def test_a_backend_that_is_not_here_is_named_in_the_failure() -> None:
     world = started(deployment(tidegate={"backend": "ray"}))
     assert world.shown().phase is Phase.FAILED
     assert world.shown().message == "there is no backend 'ray' here; running backends: memory"
+
+
+def test_a_deployment_written_for_kubernetes_runs_here_until_that_backend_is_here() -> None:
+    world = started(deployment(type="kubernetes"))
+    assert world.shown().phase is Phase.READY
+    there = ["kubernetes", "memory"]
+    both = World(lambda: Reconciler(backends=there, default_backend="memory", silent_seconds=10))
+    both.reconciler.take_specs(revision(1, {"blue": deployment(type="kubernetes"), "green": deployment()}))
+    both.begin()
+    assert [both.reconciler.home_of((ENDPOINT, name)) for name in ("blue", "green")] == there
 
 
 def test_every_decision_carries_its_inputs() -> None:

@@ -129,10 +129,23 @@ async def test_the_gateway_tells_of_itself(rig: Rig) -> None:
         assert (got.status, got.body) == (200, b"ok\n")
 
 
-async def test_a_second_key_opens_and_a_replaced_one_no_longer_does(rig: Rig) -> None:
-    assert (await ask(rig.port, post(key="second"))).status == 200
-    rig.publisher.endpoint("demo", {"blue": deployment()}, {"blue": 100}, auth_mode="key")
-    assert (await ask(rig.port, post(key="second"))).status == 200
+async def test_both_keys_open_and_a_regenerated_one_no_longer_does(rig: Rig, upstream: ScriptedReplica) -> None:
+    async def statuses() -> dict[str, int]:
+        return {key: (await ask(rig.port, post(key=key))).status for key in (KEY, "second", "third")}
+
+    for _ in range(2):
+        assert await statuses() == {KEY: 200, "second": 200, "third": 401}
+    async with caller(rig.port) as connection:
+        connection.send(post())
+        assert (await connection.answer()).status == 200
+        revision = rig.publisher.endpoint("demo", {"blue": deployment()}, {"blue": 100}, keys=("third", "second"))
+        await rig.applied("demo", revision=revision)
+        served = len(upstream.requests)
+        connection.send(post())
+        assert (await connection.answer()).status == 401, "the connection was opened with the old key"
+    assert len(upstream.requests) == served
+    for _ in range(2):
+        assert await statuses() == {KEY: 401, "second": 200, "third": 200}
 
 
 BAD_HEADS = {
@@ -372,13 +385,31 @@ async def test_connections_to_replicas_are_kept(rig: Rig, upstream: ScriptedRepl
     assert upstream.connections == 1
 
 
-async def test_a_broken_message_disturbs_nobody(rig: Rig) -> None:
+async def test_a_broken_message_disturbs_nobody(rig: Rig, upstream: ScriptedReplica) -> None:
     rig.publisher.log.append("specs", "demo", b"{broken")
+    rig.publisher.log.append("replicas", "demo", b"{broken")
+    # Weights that do not add up to 100: an endpoint that never was, and one that stays as it is.
     rig.publisher.endpoint("worse", {"blue": deployment()}, {"blue": 55})
-    rig.publisher.replicas("demo", {})
-    revision = rig.publisher.endpoint(
-        "demo", {"blue": deployment(concurrency=-1), "green": deployment()}, {"green": 100}
-    )
+    rig.publisher.endpoint("demo", {"blue": deployment()}, {"blue": 55})
+    # The log is read in order: once this is served, everything before it has been.
+    rig.publisher.endpoint("after", {"blue": deployment()}, {"blue": 100})
+    sets = {"blue": [replica(upstream.port)]}
+    version = rig.publisher.replicas("after", sets)
+    await rig.applied("after", revision=1, version=version)
+    assert (await ask(rig.port, post(b"x", path="/endpoints/after/score"))).body == b"x"
+    got = await ask(rig.port, post(path="/endpoints/worse/score"))
+    assert (got.status, json.loads(got.body)["error"]["code"]) == (404, "EndpointNotFound")
+    for name in ("blue", "green"):
+        got = await ask(rig.port, post(b"y", extra=f"azureml-model-deployment: {name}\r\n"))
+        assert (got.status, got.body) == (200, b"y")
+    assert (await ask(rig.port)).headers["azureml-model-deployment"] == "blue"
+
+
+async def test_a_deployments_broken_document_leaves_its_last_good_one(rig: Rig, upstream: ScriptedReplica) -> None:
+    upstream.script = answer(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
+    documents = {"blue": deployment(), "green": deployment(concurrency=-1)}
+    revision = rig.publisher.endpoint("demo", documents, {"green": 100})
     await rig.applied("demo", revision=revision)
-    got = await ask(rig.port, post(key=KEY, path="/endpoints/worse/score"))
-    assert got.status == 404
+    # The weights are the new ones; that green passes errors as they are is its last good document's.
+    got = await ask(rig.port)
+    assert (got.status, got.headers["azureml-model-deployment"]) == (500, "green")

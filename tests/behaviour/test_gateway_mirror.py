@@ -57,11 +57,14 @@ async def test_the_mirror_gets_both_sides_without_credentials(tmp_path: Path, up
         assert shadow.head.endswith(b"\r\n\r\n")
         assert b"X-Kept: yes" in shadow.head
         assert (shadow.body, shadow.response_body) == (body, body)
-        assert RESPONSE_FIELDS.unpack_from(shadow.response)[0] == 200
+        status, first_us = RESPONSE_FIELDS.unpack_from(shadow.response)
+        assert status == 200
+        status, total_us, size = END_FIELDS.unpack(shadow.ending)
+        assert (status, size) == (200, len(body))
+        assert 0 < first_us <= total_us < 30_000_000
         assert shadow.response[RESPONSE_FIELDS.size :].startswith(b"HTTP/1.1 200 OK\r\n")
         assert (shadow.opening.live, shadow.opening.candidates) == ("blue", ("candidate",))
         assert shadow.opening.request_id == got.headers["x-request-id"]
-        assert END_FIELDS.size
         records = await until(lambda: rig.records, "its record")
         assert records[0].flags & Flag.MIRRORED
     assert dropped(rig) == Counter()

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from router.contract.events import Flag, Outcome, ReplicaState
+from router.policy import admission
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Answer, Request, ask, caller, echo, post, scripted
 
@@ -57,6 +59,75 @@ async def test_two_hundred_first_requests_at_zero_are_all_answered(rig: Rig) -> 
         assert upstream.connections == 1, "more at once than the replica's concurrency"
     records = await until(lambda: rig.records if len(rig.records) == 200 else None, "200 records")
     assert all(one.flags & Flag.FROM_ZERO for one in records)
+
+
+def most_queued(rig: Rig) -> int:
+    return max((row.queued for report in rig.demand for row in report.rows), default=0)
+
+
+async def test_who_comes_while_the_backlog_from_zero_is_worked_off_joins_it(rig: Rig) -> None:
+    gate = Gate()
+    async with scripted(gate.script) as upstream:
+        await rig.publish("demo", {"blue": deployment(concurrency=1, wait_ms=1)}, {"blue": 100}, {})
+        asked = [asyncio.create_task(ask(rig.port)) for _ in range(5)]
+        await until(lambda: most_queued(rig) == 5, "the backlog waits")
+        rig.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        await until(lambda: gate.inside, "the first replica works")
+        await until(lambda: rig.demand[-1].rows[0].oldest_wait_seconds > 1.5, "time passes")
+        asked += [asyncio.create_task(ask(rig.port)) for _ in range(20)]
+        await until(lambda: most_queued(rig) == 24 or any(one.done() for one in asked), "they join it")
+        for _ in asked:
+            gate.passes.release()
+        assert Counter(one.status for one in await asyncio.gather(*asked)) == {200: 25}
+        # The backlog is empty: from here on Azure's limit holds again.
+        asked = [asyncio.create_task(ask(rig.port)) for _ in range(10)]
+        await until(lambda: sum(map(asyncio.Task.done, asked)) == 9, "one is in, one has waited for 1 ms")
+        gate.passes.release()
+        answers = await asyncio.gather(*asked)
+        assert Counter(code(one) if one.status != 200 else "" for one in answers) == {
+            "": 1, "QueueTimeout": 1, "TooManyRequests": 8
+        }  # fmt: skip
+
+
+async def test_a_backlog_from_zero_that_lasts_too_long_takes_nobody_from_the_limit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "JOINING_AT_LEAST_SECONDS", 0.0)
+    gate = Gate()
+    async with scripted(gate.script) as upstream:
+        await rig.publish("demo", {"blue": deployment(concurrency=1)}, {"blue": 100}, {})
+        asked = [asyncio.create_task(ask(rig.port)) for _ in range(5)]
+        await until(lambda: most_queued(rig) == 5, "the backlog waits")
+        rig.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        await until(lambda: gate.inside, "the first replica works")
+        waited = rig.demand[-1].rows[0].oldest_wait_seconds
+        await until(lambda: rig.demand[-1].rows[0].oldest_wait_seconds > 2 * waited + 0.5, "as long again")
+        later = [asyncio.create_task(ask(rig.port)) for _ in range(6)]
+        await until(lambda: sum(map(asyncio.Task.done, later)) == 4, "two may wait behind the backlog, four may not")
+        for _ in range(7):
+            gate.passes.release()
+        assert Counter(one.status for one in await asyncio.gather(*asked)) == {200: 5}
+        assert Counter(one.status for one in await asyncio.gather(*later)) == {200: 2, 429: 4}
+
+
+async def test_who_comes_to_another_worker_joins_the_backlog_too(tmp_path: Path) -> None:
+    gate = Gate()
+    async with (
+        gateway(tmp_path, workers=2, worker=0) as one,
+        gateway(tmp_path, workers=2, worker=1) as other,
+        scripted(gate.script) as upstream,
+    ):
+        await one.publish("demo", {"blue": deployment(concurrency=1, wait_ms=1)}, {"blue": 100}, {})
+        asked = [asyncio.create_task(ask(one.port)) for _ in range(5)]
+        await until(lambda: most_queued(one) == 5, "the backlog waits in one worker")
+        one.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        await until(lambda: gate.inside, "the first replica works")
+        asked += [asyncio.create_task(ask(other.port)) for _ in range(10)]
+        await until(lambda: most_queued(other) == 10 or any(task.done() for task in asked), "they join it")
+        for _ in asked:
+            gate.passes.release()
+        assert Counter(task.status for task in await asyncio.gather(*asked)) == {200: 15}
+        assert gate.most == 1
 
 
 async def test_demand_at_zero_is_reported_at_once(tmp_path: Path) -> None:

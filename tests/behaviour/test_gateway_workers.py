@@ -7,13 +7,14 @@ import contextlib
 import dataclasses
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from router.runtime.settings import DataLayout, GatewaySettings
-from tests.support.gateway_rig import Publisher, deployment, free_port, replica, until, worker_process
-from tests.support.gateway_upstream import Request, ask, caller, post, scripted
+from tests.support.gateway_rig import PATIENCE, Publisher, deployment, free_port, replica, until, worker_process
+from tests.support.gateway_upstream import Caller, Request, ask, caller, post, scripted
 
 Process = asyncio.subprocess.Process
 
@@ -66,6 +67,61 @@ async def test_the_split_is_exact_in_the_sum_of_all_workers(tmp_path: Path) -> N
             total = sum(counts.values())
             for name, weight in (("blue", 83), ("green", 10), ("red", 7)):
                 assert abs(counts[name] - total * weight / 100) <= 1, counts
+
+
+async def one_caller_for_each_worker(stack: contextlib.AsyncExitStack, port: int) -> list[Caller]:
+    """Connections to both workers; a worker's request ids begin with its boot id."""
+    found: dict[str, Caller] = {}
+    for _ in range(200):
+        connection = await stack.enter_async_context(caller(port))
+        connection.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        found.setdefault((await connection.answer()).headers["x-request-id"][:23], connection)
+        if len(found) == 2:
+            return list(found.values())
+    raise AssertionError("the kernel gave every connection to one worker")
+
+
+async def routed_by(connections: list[Caller], step: int) -> None:
+    """Wait until each worker knows the step's host. A request without a key is no request of the split."""
+    for connection in connections:
+        status = 404
+        deadline = time.monotonic() + PATIENCE
+        while status == 404 and time.monotonic() < deadline:
+            connection.send(b"GET / HTTP/1.1\r\nHost: step%d.example\r\n\r\n" % step)
+            status = (await connection.answer()).status
+        assert status == 401
+
+
+async def test_one_hundred_changes_of_weights_add_up_to_what_was_asked_for(tmp_path: Path) -> None:
+    async with publishing(tmp_path) as publisher, scripted() as upstream, contextlib.AsyncExitStack() as stack:
+        documents = {"blue": deployment(), "green": deployment()}
+        publisher.endpoint("demo", documents, {"blue": 100})
+        publisher.replicas("demo", {name: [replica(upstream.port, replica_id=name)] for name in documents})
+        settings, _ = await stack.enter_async_context(workers(tmp_path, publisher))
+        each = await one_caller_for_each_worker(stack, settings.port)
+        crowd = [await stack.enter_async_context(caller(settings.port)) for _ in range(6)]
+        expected, seen = 0, Counter[str]()
+
+        async def send(connection: Caller, requests: int) -> None:
+            nonlocal expected
+            for _ in range(requests):
+                connection.send(post(b"x"))
+                got = await connection.answer()
+                assert got.status == 200
+                seen[got.headers["azureml-model-deployment"]] += 1
+                expected += green
+
+        for step in range(100):
+            green = 1 + step * 37 % 99
+            extras = {"hosts": [f"step{step}.example"]}
+            publisher.endpoint("demo", documents, {"blue": 100 - green, "green": green}, tidegate=extras)
+            await routed_by(each, step)
+            await asyncio.gather(*(send(connection, 1 + (step + index) % 5) for index, connection in enumerate(crowd)))
+            # One at a time over both workers: what two workers chose in the same instant has evened out.
+            for connection in (*each, *each):
+                await send(connection, 1)
+            assert abs(seen["green"] * 100 - expected) <= 100, f"after {step + 1} changes"
+        assert seen.total() > 1500
 
 
 async def test_one_replica_takes_its_concurrency_over_all_workers_and_the_next_is_woken(tmp_path: Path) -> None:

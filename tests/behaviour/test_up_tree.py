@@ -83,6 +83,18 @@ def test_a_port_in_use_is_said_before_anything_starts(start: Callable[..., UpTre
     assert list((tree.data / "logs").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("url", "said"), [("kafka://broker:9092", "comes with the next version"), ("kafak:x", "unknown kind of log")]
+)
+def test_a_log_that_nothing_here_can_open_is_said_before_anything_starts(
+    start: Callable[..., UpTree], url: str, said: str
+) -> None:
+    tree = start("--log", url)
+    assert tree.process.wait(60) == 1
+    assert said in tree.said.read_text()
+    assert "starting it again" not in tree.said.read_text()
+
+
 def test_a_folder_too_deep_for_sockets_is_said(start: Callable[..., UpTree], tmp_path: Path) -> None:
     tree = start(data=tmp_path / ("d" * 100))
     assert tree.process.wait(60) == 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoscaler.policy.decider import Decisions, Reason, Signals, Standing, decide, fresh_standing, needed, taken
 from autoscaler.policy.sizing import Sizing, SpecTable, table_of
+from router.contract.specs import Kind
 from tests.support.autoscaler_fleet import SECOND, START
 
 LOADS = st.floats(0, 500, allow_nan=False)
@@ -34,6 +35,7 @@ def sizings(draw: st.DrawFn) -> Sizing:
         candidate=False,
         template="t",
         backend=None,
+        kind=Kind.MANAGED,
     )
 
 

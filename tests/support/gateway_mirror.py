@@ -21,6 +21,7 @@ class Taken:
     response: bytes = b""
     response_body: bytes = b""
     kinds: list[Kind] = field(default_factory=list)
+    ending: bytes = b""
     dropped: str = ""
 
     @property
@@ -91,5 +92,7 @@ class FakeMirror:
             shadow.response = payload
         elif kind is Kind.RESPONSE_BODY:
             shadow.response_body += payload
+        elif kind is Kind.END:
+            shadow.ending = payload
         elif kind is Kind.DROP:
             shadow.dropped = payload.decode()

@@ -82,7 +82,12 @@ class Publisher:
         self._versions: dict[str, int] = {}
 
     def endpoint(
-        self, name: str, deployments: Mapping[str, Mapping[str, Any]], traffic: Mapping[str, int], **document: Any
+        self,
+        name: str,
+        deployments: Mapping[str, Mapping[str, Any]],
+        traffic: Mapping[str, int],
+        keys: Sequence[str] = (KEY, "second"),
+        **document: Any,
     ) -> int:
         """Append one revision; returns its number."""
         revision = self._revisions.get(name, 0) + 1
@@ -94,7 +99,7 @@ class Publisher:
             time.time_ns(),
             {"name": name, "auth_mode": "key", "traffic": dict(traffic), **document},
             documents,
-            (hashlib.sha256(KEY.encode()).hexdigest(), hashlib.sha256(b"second").hexdigest()),
+            tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys),
         )
         self.log.append(SPECS, name, encode_specs(event))
         return revision

@@ -162,8 +162,11 @@ class EnvironmentStore:
             raise BuildFailed(f"uv {arguments[0]} ended with {process.returncode}: {_first_error(lines)}", tail)
 
 
+_TELLING = re.compile(r"\s*(error|cause:|×|╰)")
+
+
 def _first_error(lines: list[str]) -> str:
-    telling = [re.sub(r"^[\s×╰─▶│├]*(error:)?\s*", "", line) for line in lines if re.match(r"\s*(error|×|╰)", line)]
+    telling = [re.sub(r"^[\s×╰─▶│├]*(error:|cause:)?\s*", "", line) for line in lines if _TELLING.match(line)]
     return " ".join(telling)[:500] or "see the log"
 
 

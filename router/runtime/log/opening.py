@@ -12,15 +12,21 @@ FORMS = ("embedded:DIR",)
 
 def open_log(url: str) -> Log:
     """Open the log that `url` names. Raises `InvalidSpec` for a URL nobody can mean, `Unavailable` when it won't open."""
+    folder = check_url(url)
+    # Imported here, because a process opens one kind of log and should not carry the others.
+    from router.runtime.log.embedded import EmbeddedLog
+
+    return EmbeddedLog(folder)
+
+
+def check_url(url: str) -> Path:
+    """The folder of the log that `url` names, without opening it. Raises as `open_log` does."""
     scheme, _, rest = url.partition(":")
     if scheme == "embedded":
         folder = rest.removeprefix("//")
         if not folder:
             raise _invalid(url, "name the folder of the log: embedded:DIR")
-        # Imported here, because a process opens one kind of log and should not carry the others.
-        from router.runtime.log.embedded import EmbeddedLog
-
-        return EmbeddedLog(Path(folder))
+        return Path(folder)
     if scheme == "kafka":
         raise Unavailable(
             "a log on Kafka (kafka://…) comes with the next version; until then use embedded:DIR, "

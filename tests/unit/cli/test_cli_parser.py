@@ -68,6 +68,7 @@ OTHERS: list[tuple[str, str, dict[str, Any]]] = [
         "endpoints:update",
         {"traffic": ["blue=90", "green=10"]},
     ),
+    ("online-deployment update -f blue.yml", "deployments:update", {"name": None, "endpoint_name": None}),
     ("online-endpoint update -n E --set a=1 b=2 --set c.d=3", "endpoints:update", {"set": ["a=1", "b=2", "c.d=3"]}),
     (
         "online-endpoint regenerate-keys -n E --key-type secondary",

@@ -11,6 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+from rich.console import Console
+
+from router.cli.status import as_table
 from tests.support.cli_control_plane import Answer, FakeControlPlane, fake_control_plane
 
 ROOT = Path(__file__).parents[3]
@@ -105,3 +109,20 @@ def test_a_deletion_is_asked_for() -> None:
         finally:
             assert screen.end() == 0
         assert [request.method for request in plane.requests] == ["DELETE"]
+
+
+def test_a_status_of_80_columns_breaks_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"requests_per_second": 1234.5, "in_flight": 3, "queued": 17, "p50_ms": 14.2, "p99_ms": 67.8}
+    blue = {
+        "name": "candidate",
+        "weight": 100,
+        "mirror_percent": 10,
+        "phase": "starting",
+        "replicas": {"observed": 12, "ready": 2, "desired": 12},
+        "shadows": {"equal": 1, "compared": 2},
+    }
+    told = {"endpoints": [{"name": "fraud", "revision": 12, **figures, "deployments": [{**blue, **figures}]}]}
+    Console(width=80).print(as_table(told, "http://here"))
+    said = capsys.readouterr().out
+    for whole in ("fraud", "100%", "10%", "starting", "12/2/12", "1234.5", "14.2", "67.8", "1/2"):
+        assert whole in said.split(), said

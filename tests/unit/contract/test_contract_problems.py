@@ -83,6 +83,11 @@ def test_one_mistake_in_an_endpoint_is_one_problem_at_its_line(
     assert (line, field, suggestion) in problems(endpoint_from_document, text)
 
 
+def test_a_suggestion_is_written_as_it_would_be_typed() -> None:
+    with pytest.raises(InvalidSpec, match="did you mean 'key'"):
+        endpoint_from_document({"name": "fraud", "auth_mode": "kee"})
+
+
 @pytest.mark.parametrize(
     ("text", "line", "field", "suggestion"),
     [

@@ -35,6 +35,14 @@ def test_keys_show_in_no_representation() -> None:
     assert len(set(KEYS.hashes())) == 2
 
 
+def test_what_cannot_change_may_be_left_to_the_default_that_it_has() -> None:
+    egress = "egress_public_network_access"
+    now = standing(changes.put_deployment(endpoint(), "shop", "blue", DEPLOYMENT | {egress: "enabled"}), endpoint())
+    changes.put_deployment(now, "shop", "blue", DEPLOYMENT)
+    with pytest.raises(InvalidSpec, match="cannot be changed: it is 'enabled'"):
+        changes.put_deployment(endpoint("blue"), "shop", "blue", DEPLOYMENT | {egress: "disabled"})
+
+
 def test_an_update_keeps_the_deployments_and_says_what_changed() -> None:
     now = endpoint("blue", "green")
     change = changes.put_endpoint(now, "SHOP", {"traffic": {"Blue": 90, "green": 10}, "description": "x"}, KEYS)

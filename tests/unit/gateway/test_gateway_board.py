@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from router.contract.errors import Unavailable
-from router.gateway import board as board_module
 from router.gateway.board import Board, Quantity
+from tests.support.gateway_board import small_board
 
 CHILD = """
 import sys
@@ -88,12 +88,7 @@ def test_a_row_has_one_owner_at_a_time(tmp_path: Path) -> None:
 
 
 def test_columns_are_shared_by_name_and_reused_when_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("COLUMNS", 4),):
-        monkeypatch.setattr(board_module, name, value)
-    holds = board_module._NAMES + 4 * board_module._NAME_BYTES
-    monkeypatch.setattr(board_module, "_HOLDS", holds)
-    monkeypatch.setattr(board_module, "_CELLS", holds + 4 * board_module.ROWS)
-    monkeypatch.setattr(board_module, "_SIZE", holds + 4 * board_module.ROWS + board_module.ROWS * 4 * 8)
+    small_board(monkeypatch, 4)
     one, two = Board(tmp_path / "board", 0, 2), Board(tmp_path / "board", 1, 2)
     columns = [one.column(name, Quantity.GAUGE) for name in "abcd"]
     assert sorted(columns) == [0, 1, 2, 3]
@@ -109,6 +104,21 @@ def test_columns_are_shared_by_name_and_reused_when_free(tmp_path: Path, monkeyp
     assert one.total(columns[1]) == 0
     one.close()
     two.close()
+
+
+def test_a_column_with_two_users_in_a_worker_stays_until_both_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_board(monkeypatch, 1)
+    board = Board(tmp_path / "board", 0, 1)
+    for _ in range(2):
+        assert board.column("a", Quantity.GAUGE) == 0
+    board.let_go("a", Quantity.GAUGE)
+    with pytest.raises(Unavailable):
+        board.column("b", Quantity.GAUGE)
+    board.let_go("a", Quantity.GAUGE)
+    assert board.column("b", Quantity.GAUGE) == 0
+    board.close()
 
 
 def test_more_workers_than_rows_are_refused(tmp_path: Path) -> None:

@@ -22,21 +22,28 @@ def test_azures_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ready", "cold", "present", "held", "expected"),
+    ("ready", "joining", "present", "held", "expected"),
     [
         (True, False, 0, 0, Admission.ENTER),
         (True, False, 3, 0, Admission.ENTER),
         (True, False, 4, 0, Admission.REFUSE),
         (True, True, 4, 1, Admission.HOLD),
-        (True, True, 4, 0, Admission.REFUSE),
+        (True, True, 0, 1, Admission.HOLD),
+        (True, True, 4, 0, Admission.HOLD),
         (True, False, 0, 9, Admission.ENTER),
         (False, False, 99, 0, Admission.HOLD),
         (False, False, 0, 10, Admission.REFUSE),
         (True, True, 0, 10, Admission.REFUSE),
     ],
 )
-def test_who_may_enter(ready: bool, cold: bool, present: int, held: int, expected: Admission) -> None:
-    assert admission.decide(ready, cold, present, 4, held, 10) is expected
+def test_who_may_enter(ready: bool, joining: bool, present: int, held: int, expected: Admission) -> None:
+    assert admission.decide(ready, joining, present, 4, held, 10) is expected
+
+
+@pytest.mark.parametrize(("activation", "joining"), [(0, 10), (3, 10), (10, 10), (45, 45)])
+def test_arrivals_join_for_as_long_again_as_the_activation_took(activation: int, joining: int) -> None:
+    ready = 1000 * 10**9
+    assert admission.joining_ends(ready - activation * 10**9, ready) == ready + joining * 10**9
 
 
 def test_ejection_starts_short_doubles_and_is_bounded() -> None:
