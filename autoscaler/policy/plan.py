@@ -197,7 +197,9 @@ def described(base: DeploymentReplicas, condition: Condition | None, ready: int,
         condition = None
     failed = condition is not None and condition.phase is Phase.FAILED
     if ready >= base.desired and not (failed and base.desired == 0):
-        return replace(base, phase=Phase.READY)
+        # What the backend has to say of a template that runs, such as packages it had to leave out, stays readable.
+        note = condition.message if condition is not None and condition.phase is Phase.READY else ""
+        return replace(base, phase=Phase.READY, message=note)
     if condition is not None and condition.phase in (Phase.FAILED, Phase.BUILDING):
         return replace(
             base,

@@ -106,16 +106,21 @@ def heading(key: str) -> str:
 
 def _table_row(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
-        return {heading(str(key)): scalar(cell) for key, cell in value.items() if not isinstance(cell, Mapping | list)}
+        cells = sorted(value.items(), key=lambda item: item[0] != "name")  # what it is about comes first
+        return {
+            heading(str(key)): scalar(cell)
+            for key, cell in cells
+            if not isinstance(cell, Mapping | list) and not str(key).startswith("$")
+        }
     if isinstance(value, list):
         return {f"Column{index + 1}": scalar(cell) for index, cell in enumerate(value)}
     return {"Result": scalar(value)}
 
 
 def to_table(value: Any) -> str:
-    """Columns from the scalar fields of each item; nested values are left out."""
+    """Columns from the scalar fields of each item; nested values, `$schema` and empty columns are left out."""
     rows = [_table_row(row) for row in (value if isinstance(value, list) else [value])]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns = list(dict.fromkeys(column for row in rows for column, cell in row.items() if cell))
     if not columns:
         return ""
     return grid(columns, [[row.get(column, "") for column in columns] for row in rows])

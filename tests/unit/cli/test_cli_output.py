@@ -108,3 +108,8 @@ def test_json_and_yaml_read_back_as_what_was_printed(value: Any) -> None:
 def test_a_table_has_one_line_per_row(rows: list[dict[str, Any]]) -> None:
     text = render(rows, "table")
     assert text == "" or text.count("\n") == len(rows) + 2
+
+
+def test_a_table_starts_with_the_name_and_leaves_out_the_schema_and_empty_columns() -> None:
+    rows = [{"$schema": "a", "kind": "managed", "name": "blue", "reason": ""}, {"kind": "managed", "name": "green"}]
+    assert render(rows, "table") == "Name   Kind\n-----  -------\nblue   managed\ngreen  managed\n"
