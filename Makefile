@@ -26,7 +26,7 @@ lint: setup ## Format, lint, layers, types
 
 test: lint ## Lint, then every test (PYTEST="-k name" narrows)
 	@bash deploy/system-packages.sh curl:curl || true
-	.venv/bin/pytest $(PYTEST)
+	PYTHONHASHSEED=0 .venv/bin/pytest $(PYTEST)
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk
@@ -39,6 +39,6 @@ lock: setup ## Pin every dependency anew, with hashes
 	  --no-emit-index-url --extra test --extra kafka --extra kubernetes --extra bench pyproject.toml \
 	  -o deploy/requirements/dev.txt
 
-clean: ## Remove .venv, caches and the default data folder
-	rm -rf .venv .tidegate .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+clean: ## Remove .venv and what tools cached in this folder
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

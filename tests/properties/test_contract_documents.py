@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router.contract import specs
@@ -139,10 +139,20 @@ def test_a_broken_deployment_document_raises_nothing_but_invalid_spec(document: 
     assert spec.instance_bounds()[0] <= spec.instance_bounds()[1]
 
 
+class Quoting(yaml.SafeDumper):
+    """Quotes every text: the plain dumper follows YAML 1.1, where `1e+100` is a text, and we read 1.2, where it is not."""
+
+
+Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
 @RELAXED
 @given(deployment_documents())
+@example(
+    {"name": "blue", "endpoint_name": "prices", "instance_count": 1, "instance_type": "a", "description": "1e+100"}
+)
 def test_yaml_and_json_say_the_same(document: dict[str, Any]) -> None:
-    located = read_document(yaml.safe_dump(document, allow_unicode=True))
+    located = read_document(yaml.dump(document, Dumper=Quoting, allow_unicode=True))
     assert deployment_from_document(located.document) == deployment_from_document(document)
     assert located.lines.keys() >= set(document)
 
