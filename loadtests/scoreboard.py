@@ -25,7 +25,8 @@ class Row:
     ratio: float | None
     """Ours ÷ the peer that the goal names."""
     goal: str
-    met: bool
+    met: bool | None
+    """None for a figure that is watched without a goal."""
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
@@ -36,7 +37,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
     for row in rows:
         peers = "\n".join(f"{name} {value:.1f}" for name, value in row.peers.items())
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        met = "[green]yes[/]" if row.met else "[red]no[/]"
+        met = {True: "[green]yes[/]", False: "[red]no[/]", None: "–"}[row.met]
         table.add_row(row.work, f"{row.ours:.1f} {row.unit}", peers, ratio, row.goal, met)
     Console().print(table)
 

@@ -81,9 +81,10 @@ def compare(folder: Path, repetitions: int, seconds: float) -> list[Row]:
 
 def _cpu_row(medians: dict[str, float], *, traced: bool) -> Row:
     work = "1 KB JSON POST, 64 keep-alive connections, key, split 90/10, mirror 10 %, events: proxy CPU per request"
+    ours, peer = medians.pop("tidegate"), medians["nginx+mirror"]
     if traced:
         work += "; a traceparent of its own in every request"
-    ours, peer = medians.pop("tidegate"), medians["nginx+mirror"]
+        return Row(work, "µs", ours, medians, ours / peer, "watched", None)
     return Row(work, "µs", ours, medians, ours / peer, "≤ 1.5 × nginx+mirror", ours <= 1.5 * peer)
 
 
@@ -104,7 +105,7 @@ def main() -> int:
     print(f"took {time.monotonic() - started:.0f} s")
     if options.json:
         save(options.json, rows)
-    return 0 if all(row.met for row in rows) else 1
+    return 1 if any(row.met is False for row in rows) else 0
 
 
 if __name__ == "__main__":
