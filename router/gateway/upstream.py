@@ -26,7 +26,7 @@ _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
 class Upstream(asyncio.Protocol):
     """One connection to a replica."""
 
-    __slots__ = ("_buffer", "_decoder", "_left", "_mode", "_reusable", "exchange", "paused", "target", "transport",
+    __slots__ = ("_buffer", "_decoder", "_left", "_mode", "_reusable", "exchange", "held_back", "paused", "target", "transport",
                  "used")  # fmt: skip
 
     def __init__(self, target: Target) -> None:
@@ -35,6 +35,7 @@ class Upstream(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.used = False
         """Whether it has carried an exchange before: then an early end may only mean that it was stale."""
+        self.held_back = False
         self.paused = False
         """Whether the replica reads slower than the caller sends."""
         self._mode = _IDLE
@@ -152,6 +153,8 @@ class Upstream(asyncio.Protocol):
         self.used = True
         self._decoder = None
         if clean and self._reusable and exchange.request_complete and not self.paused:
+            if self.held_back:  # by a caller that is still to read the last bytes: the next one must not find it deaf
+                self.resume_reading()
             self.target.give_back(self)
         else:
             self.close()
@@ -165,12 +168,14 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The caller reads slower than the replica sends."""
-        if not self.transport.is_closing():
+        if not self.held_back and not self.transport.is_closing():
+            self.held_back = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The caller has caught up."""
-        if not self.transport.is_closing():
+        if self.held_back and not self.transport.is_closing():
+            self.held_back = False
             self.transport.resume_reading()
 
     def pause_writing(self) -> None:
