@@ -1,50 +1,90 @@
 """Bytes ↔ events. Every format has a schema version; readers skip versions they do not know (`UnknownSchema`).
 
 `demand` and `requests` are packed little-endian, because there are many of them; the rest is JSON, because people
-read it. Golden files of every version stand in `tests/golden`.
+read it: the packed formats have files of their own, and this one is the door to all. Golden files of every version
+stand in `tests/golden`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from router.contract.events import (
-    BUCKETS,
+    Damaged,
     Decision,
-    DemandReport,
-    DemandRow,
     DeploymentReplicas,
     EndpointReplicas,
     EndpointRevision,
-    Flag,
-    Outcome,
+    EndpointSnapshot,
+    Folded,
     Phase,
     Replica,
     ReplicaState,
-    RequestRecord,
     ShadowComparison,
     Side,
 )
+from router.contract.packed_demand import DEMAND_HEADER, DEMAND_ROW, DRAINING, HISTOGRAM, decode_demand, encode_demand
+from router.contract.packed_requests import (
+    COUNTS,
+    COUNTS_ROW,
+    RECORDS,
+    REQUEST_RECORD,
+    REQUESTS_HEADER,
+    decode_counts,
+    decode_requests,
+    encode_counts,
+    encode_requests,
+    is_counts,
+    split_counts,
+    split_requests,
+)
+from router.contract.schema import SCHEMA, Malformed, UnknownSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+__all__ = [
+    "COUNTS",
+    "COUNTS_ROW",
+    "DEMAND_HEADER",
+    "DEMAND_ROW",
+    "DRAINING",
+    "HISTOGRAM",
+    "RECORDS",
+    "REQUESTS_HEADER",
+    "REQUEST_RECORD",
+    "SCHEMA",
+    "Malformed",
+    "UnknownSchema",
+    "decode_counts",
+    "decode_decision",
+    "decode_demand",
+    "decode_folded",
+    "decode_notice",
+    "decode_replicas",
+    "decode_requests",
+    "decode_shadow",
+    "decode_snapshot",
+    "decode_specs",
+    "encode_counts",
+    "encode_damaged",
+    "encode_decision",
+    "encode_demand",
+    "encode_folded",
+    "encode_replicas",
+    "encode_requests",
+    "encode_shadow",
+    "encode_snapshot",
+    "encode_specs",
+    "is_counts",
+    "split_counts",
+    "split_requests",
+]
 
 E = TypeVar("E")
 P = TypeVar("P", dict[str, Any], list[Any])
-
-SCHEMA = 1
-"""The version this code writes, for every topic."""
-
-
-class UnknownSchema(ValueError):
-    """A message of a version this reader does not know: skip it and count it."""
-
-
-class Malformed(ValueError):
-    """A message whose bytes do not make an event: skip it and count it."""
 
 
 def _to_json(event: Any) -> bytes:
@@ -168,189 +208,43 @@ def decode_decision(data: bytes) -> Decision:
     return _build(Decision, _from_json(data))
 
 
-# demand: header, names, rows, histograms, draining replicas -----------------------------------------------------
-
-DEMAND_HEADER = struct.Struct("<BBHHHqqqq")
-"""schema, flags (1 = shadow reporter), rows, draining, endpoint length, start, end, revision, replicas version."""
-DEMAND_ROW = struct.Struct("<BBHIIIIIIddQ")
-"""flags (1 = shadow, 2 = has latency, 4 = has wait), 0, name length, arrivals, completions, errors, rejected,
-in_flight, queued, oldest_wait_seconds, busy_seconds, tokens; then the name; then the histograms, 64 × u32 each."""
-HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
-DRAINING = struct.Struct("<HI")
-"""id length, in_flight; then the id."""
+def encode_snapshot(event: EndpointSnapshot) -> bytes:
+    """JSON of one endpoint's snapshot. Raises `TypeError` when its state is no JSON."""
+    # Not `_to_json`: it would copy a state of any size first.
+    body = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    return json.dumps(
+        {"schema": SCHEMA, **body, "state": dict(event.state)}, separators=(",", ":"), sort_keys=True
+    ).encode()
 
 
-def encode_demand(report: DemandReport) -> bytes:
-    """Packed bytes of one demand report."""
-    endpoint = report.endpoint.encode()
-    out = bytearray(
-        DEMAND_HEADER.pack(
-            SCHEMA,
-            int(report.shadow),
-            len(report.rows),
-            len(report.draining),
-            len(endpoint),
-            report.start_ns,
-            report.end_ns,
-            report.revision,
-            report.replicas_version,
-        )
-    )
-    out += endpoint
-    for row in report.rows:
-        name = row.deployment.encode()
-        flags = int(row.shadow) | (2 if row.latency else 0) | (4 if row.wait else 0)
-        out += DEMAND_ROW.pack(
-            flags,
-            0,
-            len(name),
-            row.arrivals,
-            row.completions,
-            row.errors,
-            row.rejected,
-            row.in_flight,
-            row.queued,
-            row.oldest_wait_seconds,
-            row.busy_seconds,
-            row.tokens,
-        )
-        out += name
-        for histogram in (row.latency, row.wait):
-            if histogram:
-                out += HISTOGRAM.pack(*histogram)
-    for replica, in_flight in report.draining:
-        name = replica.encode()
-        out += DRAINING.pack(len(name), in_flight) + name
-    return bytes(out)
+def decode_snapshot(data: bytes) -> EndpointSnapshot:
+    """Inverse of `encode_snapshot`."""
+    return _build(EndpointSnapshot, _from_json(data))
 
 
-def decode_demand(data: bytes) -> DemandReport:
-    """Inverse of `encode_demand`."""
-    if not data or data[0] != SCHEMA:
-        raise UnknownSchema(f"only schema {SCHEMA} is known")
-    try:
-        _, flags, rows, draining, length, start, end, revision, version = DEMAND_HEADER.unpack_from(data)
-        at = DEMAND_HEADER.size
-        endpoint = data[at : at + length].decode()
-        at += length
-        decoded = []
-        for _ in range(rows):
-            row, at = _decode_row(data, at)
-            decoded.append(row)
-        drains = []
-        for _ in range(draining):
-            size, in_flight = DRAINING.unpack_from(data, at)
-            at += DRAINING.size
-            drains.append((data[at : at + size].decode(), in_flight))
-            at += size
-    except (struct.error, UnicodeDecodeError) as error:
-        raise Malformed(str(error)) from error
-    if at != len(data):
-        raise Malformed(f"{len(data) - at} bytes after the end")
-    return DemandReport(
-        endpoint, start, end, revision, version, shadow=bool(flags & 1), rows=tuple(decoded), draining=tuple(drains)
-    )
+def encode_folded(event: Folded) -> bytes:
+    """JSON of one notice that messages were folded."""
+    body = {"schema": SCHEMA, "notice": "folded", **dataclasses.asdict(event)}
+    return json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _decode_row(data: bytes, at: int) -> tuple[DemandRow, int]:
-    flags, _, length, *counts, oldest, busy, tokens = DEMAND_ROW.unpack_from(data, at)
-    at += DEMAND_ROW.size
-    name = data[at : at + length].decode()
-    at += length
-    histograms: list[tuple[int, ...]] = [(), ()]
-    for index, bit in enumerate((2, 4)):
-        if flags & bit:
-            histograms[index] = HISTOGRAM.unpack_from(data, at)
-            at += HISTOGRAM.size
-    arrivals, completions, errors, rejected, in_flight, queued = counts
-    row = DemandRow(
-        name,
-        bool(flags & 1),
-        arrivals,
-        completions,
-        errors,
-        rejected,
-        in_flight,
-        queued,
-        oldest,
-        busy,
-        tokens,
-        latency=histograms[0],
-        wait=histograms[1],
-    )
-    return row, at
+def decode_folded(data: bytes) -> Folded:
+    """Inverse of `encode_folded`; a notice of another kind is `UnknownSchema`, for readers that came before it."""
+    body = _from_json(data)
+    if body.pop("notice", None) != "folded":
+        raise UnknownSchema("only the notice 'folded' is known")
+    return _build(Folded, body)
 
 
-# requests: a name table, then fixed-size records ------------------------------------------------------------------
-
-REQUESTS_HEADER = struct.Struct("<BBHI")
-"""schema, 0, names in the table, records. Then the names (u16 length + bytes), then the records."""
-REQUEST_RECORD = struct.Struct("<QqHHBBHQQIIIHH")
-"""sequence, start_ns, status, model_status, outcome, flags, 0, request_bytes, response_bytes, wait_us, first_byte_us,
-total_us, deployment (index into the names), replica (index into the names). Name 0 is the empty one."""
-_LENGTH = struct.Struct("<H")
+def encode_damaged(event: Damaged) -> bytes:
+    """JSON of one notice that a spool was made anew."""
+    body = {"schema": SCHEMA, "notice": "damaged", **dataclasses.asdict(event)}
+    return json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
 
 
-def encode_requests(names: Sequence[str], records: bytes | bytearray | memoryview) -> bytes:
-    """One message: the interned `names` (index 0 is '') and the records already packed with `REQUEST_RECORD`."""
-    count, rest = divmod(len(records), REQUEST_RECORD.size)
-    if rest:
-        raise ValueError(f"{rest} bytes are no whole record")
-    out = bytearray(REQUESTS_HEADER.pack(SCHEMA, 0, len(names), count))
-    for name in names:
-        encoded = name.encode()
-        out += _LENGTH.pack(len(encoded)) + encoded
-    out += records
-    return bytes(out)
-
-
-def split_requests(data: bytes) -> tuple[list[str], memoryview]:
-    """(names, packed records) of one message, for readers that fold arrays instead of single records."""
-    if not data or data[0] != SCHEMA:
-        raise UnknownSchema(f"only schema {SCHEMA} is known")
-    try:
-        _, _, names, count = REQUESTS_HEADER.unpack_from(data)
-        at = REQUESTS_HEADER.size
-        table = []
-        for _ in range(names):
-            (length,) = _LENGTH.unpack_from(data, at)
-            at += _LENGTH.size
-            table.append(data[at : at + length].decode())
-            at += length
-    except (struct.error, UnicodeDecodeError) as error:
-        raise Malformed(str(error)) from error
-    records = memoryview(data)[at:]
-    if len(records) != count * REQUEST_RECORD.size:
-        raise Malformed(f"{len(records)} bytes for {count} records")
-    return table, records
-
-
-def decode_requests(data: bytes) -> list[RequestRecord]:
-    """Every record of one `requests` message."""
-    names, records = split_requests(data)
-    decoded = []
-    try:
-        for fields in REQUEST_RECORD.iter_unpack(records):
-            sequence, start, status, model, outcome, flags, _, sent, received, wait, first, total, name, replica = (
-                fields
-            )
-            decoded.append(
-                RequestRecord(
-                    sequence,
-                    start,
-                    names[name],
-                    status,
-                    model,
-                    Outcome(outcome),
-                    Flag(flags),
-                    sent,
-                    received,
-                    wait,
-                    first,
-                    total,
-                    names[replica],
-                )
-            )
-    except (IndexError, ValueError) as error:
-        raise Malformed(str(error)) from error
-    return decoded
+def decode_notice(data: bytes) -> Folded | Damaged:
+    """A notice of any kind; one of a kind that is not known yet is `UnknownSchema`."""
+    body = _from_json(data)
+    if body.pop("notice", None) == "damaged":
+        return _build(Damaged, body)
+    return decode_folded(data)

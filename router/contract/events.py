@@ -18,10 +18,12 @@ DEMAND = "demand"
 REQUESTS = "requests"
 SHADOWS = "shadows"
 DECISIONS = "decisions"
+SNAPSHOTS = "snapshots"
+NOTICES = "notices"
 
-COMPACTED = frozenset({SPECS, REPLICAS})
+COMPACTED = frozenset({SPECS, REPLICAS, SNAPSHOTS})
 """Topics of which only the newest message per key matters."""
-TOPICS = (SPECS, REPLICAS, DEMAND, REQUESTS, SHADOWS, DECISIONS)
+TOPICS = (SPECS, REPLICAS, DEMAND, REQUESTS, SHADOWS, DECISIONS, SNAPSHOTS, NOTICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,25 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """`requests`, folded: what finished on one deployment within one second, when single records took too much room."""
+
+    deployment: str
+    """Empty for requests that were refused before a deployment was chosen."""
+    second: int
+    """Unix second in which the requests started."""
+    requests: int
+    model_errors: int
+    """Of them, those with `Outcome.MODEL_ERROR`."""
+    failures: int
+    """Of them, those with any other outcome but `Outcome.OK`."""
+    request_bytes: int
+    response_bytes: int
+    total_us_sum: int
+    """Sum over the requests of arrival → last response byte."""
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One half of a mirrored exchange."""
 
@@ -292,3 +313,57 @@ class Decision:
     reason: str
     generation: int
     inputs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSnapshot:
+    """`snapshots`: what the autoscaler knew of one endpoint, and where in the log it goes on from there."""
+
+    endpoint: str
+    at_ns: int
+    generation: int
+    """Ownership generation of the autoscaler that wrote it."""
+    partition: int
+    """Partition of `demand` that holds the endpoint."""
+    offset: int
+    """Next offset to read there: everything before it is in `state`."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON, keys are strings; its shape belongs to the autoscaler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """`notices`: a full spool merged messages of one writer and endpoint into one. The counts are kept, the rest is gone."""
+
+    endpoint: str
+    at_ns: int
+    topic: str
+    """`requests` or `demand`."""
+    writer: str
+    messages: int
+    """How many became one."""
+    records: int
+    """Request records among them that are now only counted; 0 for `demand`."""
+    from_ns: int
+    """When the first of the messages was appended."""
+    until_ns: int
+    """When the last one was."""
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """`notices`: a machine's spool could not be read any more and was made anew from what could."""
+
+    at_ns: int
+    fault: str
+    """What the file's reader said."""
+    moved_to: str
+    """Where the damaged file lies now."""
+    messages: int
+    """That could be read."""
+    waiting: int
+    """Of them, those that waited to be shipped."""
+    lost: int
+    """That waited and could not be read; -1 when not even their number is known."""

@@ -18,6 +18,7 @@ from tests.support.contract_strategies import RELAXED, TREES
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 COUNT = st.integers(0, 2**32 - 1)
 BIG = st.integers(0, 2**63 - 1)
+U64 = st.integers(0, 2**64 - 1)
 SECONDS = st.floats(0, 1e6)
 JSON = st.dictionaries(
     TEXT,
@@ -59,12 +60,17 @@ EVENTS = {
     events.DECISIONS: st.builds(
         events.Decision, TEXT, TEXT, BIG, COUNT, COUNT, TEXT, BIG, st.dictionaries(TEXT, SECONDS, max_size=3)
     ),
+    events.SNAPSHOTS: st.builds(events.EndpointSnapshot, TEXT, BIG, BIG, COUNT, BIG, JSON),
+    events.NOTICES: st.builds(events.Folded, TEXT, BIG, TEXT, TEXT, COUNT, COUNT, BIG, BIG, BIG, BIG),
+    "request_counts": st.lists(
+        st.builds(events.RequestCounts, TEXT, st.integers(-(2**63), 2**63 - 1), U64, U64, U64, U64, U64, U64), max_size=4
+    ),
 }  # fmt: skip
 RECORD = st.builds(
     events.RequestRecord, BIG, BIG, TEXT, st.integers(0, 599), st.integers(0, 599), st.sampled_from(events.Outcome),
     st.integers(0, 63).map(events.Flag), BIG, BIG, COUNT, COUNT, COUNT, TEXT,
 )  # fmt: skip
-TOPICS = sorted(events.TOPICS)
+TOPICS = sorted({*events.TOPICS, "request_counts"})
 
 
 @pytest.mark.parametrize("topic", sorted(EVENTS))
@@ -101,7 +107,7 @@ def test_damaged_messages_make_no_other_error(topic: str, data: st.DataObject) -
     readable(topic, bytes(message))
 
 
-@pytest.mark.parametrize("topic", sorted(EVENTS.keys() - {events.DEMAND}))
+@pytest.mark.parametrize("topic", sorted(EVENTS.keys() - {events.DEMAND, "request_counts"}))
 @RELAXED
 @given(data=st.data())
 def test_json_of_another_shape_makes_no_other_error(topic: str, data: st.DataObject) -> None:
@@ -160,6 +166,8 @@ def readable(topic: str, message: bytes) -> None:
         event = decode(message)
     except (codec.Malformed, codec.UnknownSchema):
         return
-    if topic != events.REQUESTS:
+    if topic == "request_counts":
+        assert codec.decode_counts(encode(event)) == event
+    elif topic != events.REQUESTS:
         assert dataclasses.is_dataclass(event)
         assert encode(event)

@@ -99,6 +99,31 @@ DECISION = events.Decision(
     generation=3,
     inputs={"in_flight": 7.0, "target": 0.7},
 )
+COUNTS = [
+    events.RequestCounts("", NOW // 10**9, 3, 0, 3, 0, 360, 270),
+    events.RequestCounts("blue", NOW // 10**9, 1000, 10, 5, 1_024_000, 2_048_000, 3_400_000),
+    events.RequestCounts("blue", NOW // 10**9 + 1, 2**40, 2**39, 2**38, 2**63, 2**62, 2**61),
+]
+SNAPSHOT = events.EndpointSnapshot(
+    endpoint="my-endpoint",
+    at_ns=NOW,
+    generation=3,
+    partition=5,
+    offset=1_234_567,
+    state={"rows": [{"deployment": "blue", "rate": 12.5, "größe": None}], "writers": {"ab" * 16: 41}},
+)
+FOLDED = events.Folded(
+    endpoint="my-endpoint",
+    at_ns=NOW,
+    topic="requests",
+    writer="ab" * 16,
+    messages=512,
+    records=262_144,
+    from_ns=NOW - 60_000_000_000,
+    until_ns=NOW - 1_000_000_000,
+    bytes_before=15_728_640,
+    bytes_after=3_672,
+)
 OPEN = tee.Open("my-endpoint", "blue", ("green", "violet"), "0b5c-41", NOW)
 HEAD = b"POST /score HTTP/1.1\r\nhost: my-endpoint.localhost\r\n\r\n"
 FRAMES = (
@@ -132,16 +157,23 @@ SAMPLES: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] =
     events.REQUESTS: (REQUESTS, lambda records: pack_requests(records, REQUEST_NAMES), codec.decode_requests),
     events.SHADOWS: (SHADOW, codec.encode_shadow, codec.decode_shadow),
     events.DECISIONS: (DECISION, codec.encode_decision, codec.decode_decision),
+    events.SNAPSHOTS: (SNAPSHOT, codec.encode_snapshot, codec.decode_snapshot),
+    events.NOTICES: (FOLDED, codec.encode_folded, codec.decode_folded),
+    "request_counts": (COUNTS, codec.encode_counts, codec.decode_counts),
     "tee": (
         FRAMES,
         b"".join,
         lambda data: tuple(tee.frame(kind, at, payload) for kind, at, payload in tee.Decoder().feed(data)),
     ),
 }
-"""Topic → (event, encode, decode)."""
+"""Topic or other format → (event, encode, decode)."""
+FORMATS = frozenset({"request_counts", "tee"})
+"""The names in `SAMPLES` that are no topics."""
 EXPECTED: dict[tuple[str, int], Any] = {(topic, 1): event for topic, (event, _, _) in SAMPLES.items()}
 """(topic, schema version) → what that version's golden file holds. Old versions keep their own values here."""
-READABLE = (events.SPECS, events.REPLICAS, events.SHADOWS, events.DECISIONS)
+READABLE = (events.SPECS, events.REPLICAS, events.SHADOWS, events.DECISIONS, events.SNAPSHOTS, events.NOTICES)
+FUTURE = FOLDER.with_name("future")
+"""Messages of a schema version after this one: what a newer release may write while this one still reads."""
 
 
 def golden_path(topic: str, version: int = codec.SCHEMA) -> Path:
@@ -154,13 +186,16 @@ def golden_bytes(path: Path) -> bytes:
     return path.read_bytes() if path.suffix == ".json" else bytes.fromhex(path.read_text())
 
 
+def write_missing(path: Path, data: bytes) -> None:
+    """Write one golden file, unless it is there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digits = data.hex()
+    lines = "\n".join(digits[at : at + 64] for at in range(0, len(digits), 64))
+    path.write_bytes(data if path.suffix == ".json" else lines.encode() + b"\n")
+
+
 if __name__ == "__main__":
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for topic, (event, encode, _) in SAMPLES.items():
-        path = golden_path(topic)
-        data = encode(event)
-        if path.exists():
-            continue
-        digits = data.hex()
-        lines = "\n".join(digits[at : at + 64] for at in range(0, len(digits), 64))
-        path.write_bytes(data if path.suffix == ".json" else lines.encode() + b"\n")
+        write_missing(golden_path(topic), encode(event))

@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 
 from router.contract import codec, tee
-from router.contract.events import DECISIONS, DEMAND, REPLICAS, REQUESTS, SHADOWS, SPECS
-from tests.support.contract_samples import HEAD, OPEN, SAMPLES
+from router.contract.events import (
+    DECISIONS,
+    NOTICES,
+    REPLICAS,
+    REQUESTS,
+    SHADOWS,
+    SNAPSHOTS,
+    SPECS,
+    EndpointSnapshot,
+)
+from tests.support.contract_samples import COUNTS, HEAD, OPEN, READABLE, SAMPLES, SNAPSHOT
 
-JSON_TOPICS = (SPECS, REPLICAS, SHADOWS, DECISIONS)
-TOPICS = (*JSON_TOPICS, DEMAND, REQUESTS)
+JSON_TOPICS = READABLE
+TOPICS = sorted(SAMPLES.keys() - {"tee"})
 
 
 def changed(topic: Any, **fields: Any) -> Any:
@@ -67,6 +76,8 @@ def test_a_message_cut_short_is_refused(topic: Any) -> None:
         (REPLICAS, {"deployments": {"blue": {"desired": 1, "revision": 1, "phase": ["ready"]}}}),
         (REPLICAS, {"deployments": {"blue": {"revision": 1}}}), (SHADOWS, {"live": 3}), (SHADOWS, {"live": {"status": 1}}),
         (SHADOWS, {"equal": "yes"}), (DECISIONS, {"inputs": 3}), (DECISIONS, {"desired": 1.5}),
+        (SNAPSHOTS, {"state": []}), (SNAPSHOTS, {"state": None}), (SNAPSHOTS, {"offset": "7"}), (NOTICES, {"messages": 1.5}),
+        (NOTICES, {"writer": None}), (NOTICES, {"records": True}),
     ],
 )  # fmt: skip
 def test_a_field_of_the_wrong_kind_is_refused(topic: Any, fields: Any) -> None:
@@ -111,3 +122,49 @@ def test_an_opening_that_says_nothing_is_a_broken_peer(payload: Any) -> None:
 def test_an_opening_keeps_the_head_behind_it() -> None:
     ((_, _, payload),) = tee.Decoder().feed(tee.open_frame(9, OPEN, HEAD))
     assert tee.parse_open(payload) == (OPEN, HEAD)
+
+
+def test_a_notice_of_another_kind_is_unknown_not_malformed() -> None:
+    _, _, decode = SAMPLES[NOTICES]
+    for notice in ("emptied", None, 3):
+        with pytest.raises(codec.UnknownSchema):
+            decode(changed(NOTICES, notice=notice))
+
+
+def test_records_and_counts_are_told_apart_and_never_mistaken() -> None:
+    records, counts = (SAMPLES[name][1](SAMPLES[name][0]) for name in (REQUESTS, "request_counts"))
+    assert (codec.is_counts(records), codec.is_counts(counts), codec.is_counts(b"")) == (False, True, False)
+    for decode in (codec.decode_requests, codec.split_requests):
+        with pytest.raises(codec.Malformed, match="counts, not records"):
+            decode(counts)
+    for decode_other in (codec.decode_counts, codec.split_counts):
+        with pytest.raises(codec.Malformed, match="records, not counts"):
+            decode_other(records)
+
+
+@pytest.mark.parametrize("decode", [codec.decode_requests, codec.decode_counts])
+def test_a_kind_of_requests_that_came_later_is_unknown_not_malformed(decode: Any) -> None:
+    data = codec.encode_counts(COUNTS)
+    with pytest.raises(codec.UnknownSchema):
+        decode(data[:1] + b"\x02" + data[2:])
+
+
+def test_a_count_without_a_name_is_refused() -> None:
+    data = bytearray(codec.encode_counts(COUNTS))
+    data[-4:-2] = (7).to_bytes(2, "little")
+    with pytest.raises(codec.Malformed):
+        codec.decode_counts(bytes(data))
+
+
+def test_counts_keep_the_empty_name_first_and_any_order_of_rows() -> None:
+    for rows in (COUNTS, COUNTS[::-1], [], COUNTS[1:]):
+        data = codec.encode_counts(rows)
+        assert codec.decode_counts(data) == rows
+        assert codec.split_counts(data)[0][0] == ""
+
+
+def test_a_snapshot_whose_state_is_no_json_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError):
+        codec.encode_snapshot(EndpointSnapshot("shop", 1, 1, 0, 0, {"when": object()}))
+    assert SNAPSHOT.state
+    assert codec.decode_snapshot(codec.encode_snapshot(EndpointSnapshot("shop", 1, 1, 0, 0))).state == {}
