@@ -9,6 +9,11 @@ import os
 
 from hypothesis import settings
 
+# Fixtures are found in conftest files only.
+from tests.support.kafka_broker import kafka_broker, kafka_here, own_broker, prefix
+
+__all__ = ["kafka_broker", "kafka_here", "own_broker", "prefix"]
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "repeatable")
