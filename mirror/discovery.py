@@ -1,4 +1,7 @@
-"""What the mirror knows of the world: every endpoint's candidates and replicas, folded from `specs` and `replicas`."""
+"""What the mirror knows of the world: every endpoint's candidates and replicas, folded from `specs` and `replicas`.
+
+Replicas come directly from the autoscaler too; what is not newer by (generation, version) is ignored.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from router.contract.events import (
     ReplicaState,
 )
 from router.runtime.log.base import Log, Message
+from router.runtime.telemetry import Limited
 
 _log = logging.getLogger("tidegate.mirror")
 
@@ -33,6 +37,8 @@ class EndpointView:
     per_replica: Mapping[str, int] = field(default_factory=dict)
     """Deployment → shadows that one replica may have in flight."""
     replicas_version: int = 0
+    replicas_generation: int = 0
+    """Of the owner who wrote that version."""
     replicas: Mapping[str, tuple[Replica, ...]] = field(default_factory=dict)
 
     def draining(self) -> tuple[str, ...]:
@@ -52,6 +58,7 @@ class Directory:
         self.endpoints: dict[str, EndpointView] = {}
         self.skipped = 0
         """Messages that could not be read."""
+        self._say = Limited(_log)
 
     def view(self, endpoint: str) -> EndpointView:
         """What is known of an endpoint, possibly nothing."""
@@ -67,6 +74,15 @@ class Directory:
         except (Malformed, UnknownSchema, InvalidSpec) as error:
             self.skipped += 1
             _log.warning("skipped a %s message of %s: %s", message.topic, message.key, error)
+        return None
+
+    def take_replicas(self, value: bytes) -> str | None:
+        """Fold one `replicas` message that did not come from the log; returns the endpoint it changed."""
+        try:
+            return self._replicas(decode_replicas(value))
+        except (Malformed, UnknownSchema) as error:
+            self.skipped += 1
+            self._say.warning("told", "replicas that were told directly make no sense", problem=str(error))
         return None
 
     def _specs(self, event: EndpointRevision) -> str | None:
@@ -88,16 +104,19 @@ class Directory:
 
     def _replicas(self, event: EndpointReplicas) -> str | None:
         old = self.view(event.endpoint)
-        if event.version <= old.replicas_version:
+        # A higher generation is a later owner, whatever its versions; a lower one does not know yet that it is none.
+        if (event.generation, event.version) <= (old.replicas_generation, old.replicas_version):
             return None
         replicas = {name: group.replicas for name, group in event.deployments.items()}
-        self.endpoints[event.endpoint] = replace(old, replicas_version=event.version, replicas=replicas)
+        self.endpoints[event.endpoint] = replace(
+            old, replicas_generation=event.generation, replicas_version=event.version, replicas=replicas
+        )
         return event.endpoint
 
 
 async def follow(log: Log, directory: Directory, changed: Callable[[str], None], current: Callable[[], None]) -> None:
     """Fold the log into `directory` until cancelled; `current` is called once, when everything known was read."""
-    reader = log.reader((SPECS, REPLICAS))
+    reader = await log.reader((SPECS, REPLICAS))
     caught_up = False
     try:
         while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mirror.discovery import Directory
 from mirror.dispatcher import Dispatcher
@@ -25,9 +25,11 @@ TOGETHER_SECONDS = 0.002
 class Recorder:
     """One per mirror."""
 
-    def __init__(self, log: Log, directory: Directory) -> None:
+    def __init__(self, log: Log, directory: Directory, hand: Callable[[str, int, str, bytes], None]) -> None:
+        """`hand` gets (writer, sequence, endpoint, message) of all demand that is put on the log."""
         self._log = log
         self._directory = directory
+        self._hand = hand
         self._urged = asyncio.Event()
         self._urgent: set[str] = set()
         self._starts: dict[str, int] = {}
@@ -81,7 +83,10 @@ class Recorder:
                 draining=tuple((replica, dispatcher.on_replica(endpoint, replica)) for replica in view.draining()),
             )
             self._starts[endpoint] = now_ns
-            self._log.append(DEMAND, endpoint, encode_demand(report))
+            message = encode_demand(report)
+            sequence = self._log.append(DEMAND, endpoint, message)
+            if sequence >= 0:
+                self._hand(self._log.writer, sequence, endpoint, message)
 
     def _endpoints(self, dispatcher: Dispatcher, everything: bool) -> list[str]:
         found = dict.fromkeys((*self._urgent, *(endpoint for endpoint, _ in dispatcher.moving())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from mirror.budget import Budget
 from mirror.capture import Spill
@@ -14,6 +15,7 @@ from mirror.marker import load_key
 from mirror.receiver import Receiver, unbinder
 from mirror.recorder import Recorder
 from router.contract.errors import Unavailable
+from router.runtime.courier import Courier
 from router.runtime.log.base import Log
 from router.runtime.settings import MirrorSettings
 
@@ -21,6 +23,8 @@ _log = logging.getLogger("tidegate.mirror")
 GRACE_SECONDS = 3.0
 """How long exchanges may still end by themselves after `stop`; then they are dropped as `shutdown`."""
 FLUSH_SECONDS = 5.0
+COURIER_SECONDS = 1.0
+"""How long the last demand may be on its direct way."""
 EXCHANGES = 10_000
 """Exchanges held at once, from their first frame to their events."""
 SPILL_BYTES = 2 << 30
@@ -36,40 +40,55 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
     """
     settings.data.create()
     directory = Directory()
-    recorder = Recorder(log, directory)
-    key = load_key(settings.data.shadow_key)
     current = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        dispatcher = Dispatcher(settings, key, directory, group, recorder.urge)
-        memory = Budget(settings.memory_bytes, EXCHANGES, "memory")
-        spill = Spill(settings.data.run, Budget(SPILL_BYTES, EXCHANGES, "spill_full"), exchange_bytes=BODY_BYTES)
-        receiver = Receiver(memory, spill, dispatcher, recorder)
 
-        def changed(endpoint: str) -> None:
-            dispatcher.changed(endpoint)
-            recorder.urge(endpoint)
+    def changed(endpoint: str) -> None:
+        dispatcher.changed(endpoint)
+        recorder.urge(endpoint)
 
-        following = group.create_task(follow(log, directory, changed, current.set), name="mirror discovery")
-        reporting = group.create_task(recorder.run(dispatcher), name="mirror demand")
-        await current.wait()
-        server = await receiver.listen(settings.data.mirror_socket)
-        unbind = unbinder(settings.data.mirror_socket)
-        try:
-            on_ready()
-            await stop.wait()
-            unbind()
-            server.close()
-            await receiver.drain(GRACE_SECONDS)
-        finally:
-            server.close()
-            unbind()
-            receiver.drop_all("shutdown")
-            receiver.abort()
+    def told(value: bytes) -> None:
+        endpoint = directory.take_replicas(value)
+        if endpoint is not None:
+            changed(endpoint)
+
+    courier = Courier(settings.autoscaler, told)
+    recorder = Recorder(log, directory, courier.hand)
+    key = load_key(settings.data.shadow_key)
+    courier.open()
+    try:
+        async with asyncio.TaskGroup() as group:
+            dispatcher = Dispatcher(settings, key, directory, group, recorder.urge)
+            memory = Budget(settings.memory_bytes, EXCHANGES, "memory")
+            spill = Spill(settings.data.run, Budget(SPILL_BYTES, EXCHANGES, "spill_full"), exchange_bytes=BODY_BYTES)
+            receiver = Receiver(memory, spill, dispatcher, recorder)
+            following = group.create_task(follow(log, directory, changed, current.set), name="mirror discovery")
+            reporting = group.create_task(recorder.run(dispatcher), name="mirror demand")
+            await current.wait()
+            await _receive(receiver, settings.data.mirror_socket, stop, on_ready)
             following.cancel()
             reporting.cancel()
-    recorder.report(dispatcher, everything=True)
-    dispatcher.close()
+        recorder.report(dispatcher, everything=True)
+        dispatcher.close()
+    finally:
+        await courier.close(COURIER_SECONDS)
     await _flush(log)
+
+
+async def _receive(receiver: Receiver, socket: Path, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Take exchanges from gateways until `stop`, and let those under way end."""
+    server = await receiver.listen(socket)
+    unbind = unbinder(socket)
+    try:
+        on_ready()
+        await stop.wait()
+        unbind()
+        server.close()
+        await receiver.drain(GRACE_SECONDS)
+    finally:
+        server.close()
+        unbind()
+        receiver.drop_all("shutdown")
+        receiver.abort()
 
 
 async def _flush(log: Log) -> None:

@@ -39,7 +39,8 @@ class Plan:
     """The whole wish for one owner's deployments. A deployment absent from the plan is left as it is."""
 
     generation: int
-    """Ownership generation: a backend that has seen a higher one refuses the plan with `Fenced`."""
+    """Ownership generation of its endpoints: a backend that has seen a higher one for any of them refuses the whole plan
+    with `Fenced`."""
     deployments: Mapping[Target, DeploymentPlan]
 
 
@@ -97,7 +98,7 @@ class Backend(Protocol):
     async def apply(self, plan: Plan) -> None:
         """Make `plan` so, idempotently; returns when the wish is recorded, not when it has come true.
 
-        Raises `Fenced` for a generation older than one already seen.
+        Raises `Fenced` for a generation older than one already seen for the same endpoint.
         """
 
     async def logs(self, endpoint: str, deployment: str, lines: int) -> str:

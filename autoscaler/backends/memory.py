@@ -26,7 +26,8 @@ class MemoryWorld:
     """Template → how its replicas fail to start."""
     output: dict[str, list[str]] = field(default_factory=dict)
     """Replica id → lines."""
-    generation: int = 0
+    generations: dict[str, int] = field(default_factory=dict)
+    """Endpoint → the newest ownership that acted for it."""
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
 
@@ -78,9 +79,12 @@ class MemoryBackend:
     async def apply(self, plan: Plan) -> None:
         """See `Backend`."""
         world = self.world
-        if plan.generation < world.generation:
-            raise Fenced(f"generation {plan.generation} acts after generation {world.generation} took over")
-        world.generation = plan.generation
+        endpoints = {target[0] for target in plan.deployments}
+        for endpoint in sorted(endpoints):
+            if plan.generation < world.generations.get(endpoint, 0):
+                newest = world.generations[endpoint]
+                raise Fenced(f"generation {plan.generation} acts for {endpoint} after {newest} took over")
+        world.generations.update(dict.fromkeys(endpoints, plan.generation))
         self.plans.append(plan)
         before = dict(world.replicas)
         for target, wish in plan.deployments.items():

@@ -1,108 +1,275 @@
-"""From the log's bytes to facts: specs and its own last `replicas` whole, demand from the recent past on.
+"""From bytes to facts: specs, everybody's `replicas` and snapshots whole; demand of the followed partitions from where
+their snapshots end, and what is handed over past the log.
 
-Where demand stood a few minutes ago is noted in a file now and then, so that a restart replays minutes, not a day.
+A message that a snapshot holds already is known by its id, so it never matters how far back reading begins. What cannot
+be read is left out and counted; for an endpoint whose snapshot cannot be, the last minutes of demand stand in.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from autoscaler.control.keeping import REPLAY_NS, Note, notes_key, read_notes, start_of
 from autoscaler.control.reconciler import Reconciler
 from autoscaler.policy.demand import Heard
-from router.contract.codec import Malformed, UnknownSchema, decode_demand, decode_replicas, decode_specs
-from router.contract.events import DEMAND, REPLICAS, SPECS
-from router.runtime.log.base import Log, Message, Position, Reader
+from router.contract.codec import (
+    Malformed,
+    UnknownSchema,
+    decode_demand,
+    decode_replicas,
+    decode_snapshot,
+    decode_specs,
+    encode_replicas,
+)
+from router.contract.errors import Unavailable
+from router.contract.events import DEMAND, REPLICAS, SNAPSHOTS, SPECS, EndpointSnapshot
+from router.contract.handover import Handed
+from router.runtime.log.base import Log, Message, Position, Reader, ReaderStats
 
 _LOG = logging.getLogger(__name__)
 
-REPLAY_NS = 600 * 10**9
-"""How much of the demand is read again at the start: longer than the default idle time."""
-NOTE_NS = 30 * 10**9
-"""Between two notes of the position."""
-FILE = "autoscaler.positions"
+FACTS = (SPECS, REPLICAS)
+CATCH_UP_SECONDS = 0.1
+"""Between two questions whether everything has been read."""
+
+
+@dataclass(slots=True)
+class IntakeStats:
+    """What was noticed since this process began to read."""
+
+    messages: int = 0
+    """By the log."""
+    direct: int = 0
+    """Past the log."""
+    gaps: int = 0
+    """Demand messages that a writer counted and nobody saw."""
+    duplicates: int = 0
+    """Demand messages that came again the same way."""
+    echoes: int = 0
+    """Demand messages that came the second way too."""
+    held: int = 0
+    """Demand messages that were read again and were in a snapshot."""
+    skipped: int = 0
+    """Messages of a version or shape that this reader does not know."""
+    restored: int = 0
+    """Endpoints that began with what their snapshot held."""
+    snapshots_skipped: int = 0
+    """Snapshots that could not be used."""
+    fenced: int = 0
+    """Endpoints left to a newer owner."""
+    outdone: int = 0
+    """Words of an earlier owner that came late and were answered."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """What was kept in the log about endpoints and partitions."""
+
+    snapshots: dict[str, EndpointSnapshot] = field(default_factory=dict)
+    notes: dict[int, tuple[Note, ...]] = field(default_factory=dict)
 
 
 class Intake:
-    """A reader of the log and the reconciler it feeds."""
+    """The readers of the log and the reconciler they feed."""
 
-    def __init__(self, log: Log, root: Path, reconciler: Reconciler, now_ns: int) -> None:
+    def __init__(self, log: Log, reconciler: Reconciler) -> None:
+        self.level = asyncio.Event()
+        """Set while nothing that was there before reading (re)started is left to read."""
+        self._log = log
         self._reconciler = reconciler
-        self._from_ns = now_ns - REPLAY_NS
-        self._places = Places(root / FILE)
-        start = self._places.before(self._from_ns)
-        self._reader: Reader = log.reader((SPECS, REPLICAS, DEMAND), start or "earliest")
-        self.skipped = 0
-        """Messages of a version or shape that this reader does not know."""
+        self._stats = IntakeStats()
+        self._closed_readers = ReaderStats()
+        self._demand: Reader | None = None
+        self._facts_from: Sequence[Position] = ()
+        self._offsets: dict[int, int] = {}
+        self._held_until: dict[str, int] = {}
+        """Restored endpoint → offset before which everything is in its snapshot."""
+        self._from_ns: dict[int, int] = {}
+        """Partition being caught up with → how far back endpoints without a snapshot are heard."""
+        self.open = False
+        """Whether it is known whose endpoints are ours, if any."""
 
-    async def catch_up(self) -> None:
-        """Read everything that was on the log before this call."""
-        while not await self._reader.caught_up():
-            self._take(await self._reader.next(1.0))
+    @property
+    def stats(self) -> IntakeStats:
+        """The figures as of now."""
+        found, state, rivals = self._stats, self._reconciler.demand, self._reconciler.planner.rivals
+        found.gaps = self._closed_readers.gaps + (self._demand.stats.gaps if self._demand else 0)
+        found.duplicates, found.echoes = state.duplicates, state.echoes
+        found.fenced, found.outdone = rivals.fenced, rivals.outdone
+        return found
 
-    async def next(self, now_ns: int) -> bool:
-        """Read on, waiting for at least one message. True when a decision should not wait."""
-        urgent = self._take(await self._reader.next(None))
-        self._places.note([one for one in self._reader.positions() if one.topic == DEMAND], now_ns)
-        return urgent
+    def position(self, partition: int) -> int | None:
+        """Offset of the next demand message to read; None when nobody knows where that is."""
+        return self._offsets.get(partition)
 
-    async def close(self) -> None:
-        """Stop reading."""
-        await self._reader.close()
+    # compacted topics --------------------------------------------------------------------------------------------
 
-    def _take(self, messages: Sequence[Message]) -> bool:
-        # Every message has to be taken, so no short cut at the first urgent one.
-        return sum([self._take_one(message) for message in messages]) > 0
-
-    def _take_one(self, message: Message) -> bool:
+    async def load(self) -> Kept:
+        """Read the compacted topics whole: facts into the reconciler, and what was kept."""
+        kept = Kept()
+        reader = await self._log.reader((*FACTS, SNAPSHOTS))
         try:
-            if message.topic == DEMAND:
-                if message.time_ns < self._from_ns:
-                    return False
-                heard = Heard(message.writer, message.sequence, decode_demand(message.value))
-                return self._reconciler.take_demand(heard)
+            while not await reader.caught_up():
+                for message in await reader.next(CATCH_UP_SECONDS):
+                    self._take(message, kept)
+            self._facts_from = [one for one in reader.positions() if one.topic in FACTS]
+        finally:
+            await reader.close()
+        return kept
+
+    async def follow_facts(self, news: Callable[[bool], None]) -> None:
+        """Read facts for ever, from where `load` ended; `news` says whether a decision should not wait."""
+        reader = await self._log.reader(FACTS, self._facts_from or "earliest")
+        try:
+            while True:
+                urgent = [self._take(message, None) for message in await reader.next(None)]
+                news(any(urgent))
+        finally:
+            await reader.close()
+
+    def _take(self, message: Message, kept: Kept | None) -> bool:
+        try:
             if message.topic == SPECS:
                 self._reconciler.take_specs(decode_specs(message.value))
                 return True
-            self._reconciler.take_replicas(decode_replicas(message.value))
+            if message.topic == REPLICAS:
+                own = message.writer == self._log.writer
+                again = kept is not None
+                self._reconciler.take_replicas(decode_replicas(message.value), own=own, again=again)
+            elif kept is not None:
+                self._keep(decode_snapshot(message.value), kept)
         except (UnknownSchema, Malformed) as error:
-            self.skipped += 1
-            _LOG.warning("a message on %s was skipped: %s", message.topic, error, extra={"offset": message.offset})
+            self._skip(message, error)
         return False
 
-
-class Places:
-    """Where demand stood at some moments of the last minutes: a small file, replaced whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._noted: list[tuple[int, list[Position]]] = self._load()
-
-    def before(self, at_ns: int) -> list[Position]:
-        """The newest note that is not younger than `at_ns`, or none: then everything is read."""
-        fitting = [positions for noted_ns, positions in self._noted if noted_ns <= at_ns]
-        return fitting[-1] if fitting else []
-
-    def note(self, positions: list[Position], now_ns: int) -> None:
-        """Remember `positions`, now and then."""
-        if self._noted and now_ns - self._noted[-1][0] < NOTE_NS:
-            return
-        old = [one for one in self._noted if one[0] <= now_ns - REPLAY_NS][-1:]
-        self._noted = [*old, *(one for one in self._noted if one[0] > now_ns - REPLAY_NS), (now_ns, positions)]
-        text = json.dumps([[noted_ns, [list(one) for one in places]] for noted_ns, places in self._noted])
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(text)
-        os.replace(fresh, self._path)
-
-    def _load(self) -> list[tuple[int, list[Position]]]:
+    def _keep(self, one: EndpointSnapshot, kept: Kept) -> None:
         try:
-            found = json.loads(self._path.read_text())
-            return [(int(at), [Position(*place) for place in places]) for at, places in found]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, TypeError) as error:
-            _LOG.warning("the notes in %s cannot be read, so all demand is: %s", self._path, error)
-            return []
+            if one.endpoint == notes_key(one.partition):
+                kept.notes[one.partition] = read_notes(one)
+                return
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+        if one.partition != self._reconciler.territory.partition(one.endpoint):
+            raise Malformed(f"{one.endpoint} is in another partition than {one.partition}")
+        known = kept.snapshots.get(one.endpoint)
+        if known is None or one.generation >= known.generation:
+            kept.snapshots[one.endpoint] = one
+
+    def _skip(self, message: Message | Handed, error: Exception) -> None:
+        topic = message.topic if isinstance(message, Message) else DEMAND
+        self._stats.skipped += 1
+        self._stats.snapshots_skipped += topic == SNAPSHOTS
+        place = {"endpoint": message.key, "writer": message.writer, "sequence": message.sequence}
+        _LOG.warning("a message on %s was skipped: %s", topic, error, extra=place)
+
+    # demand ------------------------------------------------------------------------------------------------------
+
+    def settle(self, partitions: Collection[int], kept: Kept, now_ns: int) -> None:
+        """Follow exactly `partitions` from now on; what is new among them begins with what was `kept`."""
+        territory = self._reconciler.territory
+        lost, new = territory.followed - frozenset(partitions), frozenset(partitions) - territory.followed
+        self._reconciler.drop(lost)
+        for partition in lost:
+            self._offsets.pop(partition, None)
+            self._from_ns.pop(partition, None)
+        restored, unreadable = self._reconciler.follow(new, kept.snapshots)
+        for endpoint, reason in unreadable.items():
+            _LOG.warning("the snapshot of %s is left out: %s", endpoint, reason)
+        self._stats.restored += len(restored)
+        self._stats.snapshots_skipped += len(unreadable)
+        usable = {endpoint: kept.snapshots[endpoint] for endpoint in restored}
+        for partition in new:
+            self._begin(partition, usable, kept.notes.get(partition, ()), now_ns)
+        self.open = True
+
+    def _begin(
+        self, partition: int, usable: Mapping[str, EndpointSnapshot], notes: Sequence[Note], now_ns: int
+    ) -> None:
+        reconciler = self._reconciler
+        alive = {
+            endpoint
+            for endpoint, revision in reconciler.fleet.revisions.items()
+            if not revision.deleted and reconciler.territory.partition(endpoint) == partition
+        }
+        offset = start_of([usable[one] for one in alive if one in usable], not alive <= usable.keys(), notes, now_ns)
+        if offset is not None:
+            self._offsets[partition] = offset
+        self._from_ns[partition] = now_ns - REPLAY_NS
+        for endpoint, one in usable.items():
+            if one.partition == partition:
+                self._held_until[endpoint] = one.offset
+
+    async def follow_demand(self, news: Callable[[bool], None]) -> None:
+        """Read demand of the followed partitions for ever; begin anew, in a new task, when these have changed."""
+        self.level.clear()
+        partitions = self._reconciler.territory.followed
+        start = [Position(DEMAND, one, self._offsets[one]) for one in partitions if one in self._offsets]
+        reader = self._demand = await self._log.reader((DEMAND,), start or "earliest", partitions)
+        try:
+            while not await reader.caught_up():
+                messages = await reader.next(CATCH_UP_SECONDS)
+                if messages:
+                    news(self._hear(messages))
+            self._from_ns.clear()
+            self._held_until.clear()
+            self.level.set()
+            while True:
+                news(self._hear(await reader.next(None)))
+        finally:
+            self._demand = None
+            self._closed_readers.gaps += reader.stats.gaps
+            await reader.close()
+
+    def _hear(self, messages: Sequence[Message]) -> bool:
+        # Every message has to be taken, so no short cut at the first urgent one.
+        return sum([self._hear_one(message) for message in messages]) > 0
+
+    def _hear_one(self, message: Message) -> bool:
+        self._stats.messages += 1
+        self._offsets[message.partition] = message.offset + 1
+        if not self._wanted(message):
+            return False
+        try:
+            report = decode_demand(message.value)
+        except (UnknownSchema, Malformed) as error:
+            self._skip(message, error)
+            return False
+        return self._reconciler.take_demand(Heard(message.writer, message.sequence, report))
+
+    def _wanted(self, message: Message) -> bool:
+        """Whether `message` is neither in a snapshot nor from before all memory."""
+        until = self._held_until.get(message.key)
+        if until is None:
+            return message.time_ns >= self._from_ns.get(message.partition, 0)
+        # The id decides, not the place: a topic that was made anew counts its places from 0 again.
+        if message.offset < until and self._reconciler.counted(message.key, message.writer, message.sequence):
+            self._stats.held += 1
+            return False
+        return True
+
+    def take_handed(self, messages: Sequence[Handed]) -> tuple[list[tuple[str, bytes]], bool]:
+        """Demand past the log. Returns (endpoint, encoded `replicas`) of what its reporters do not route by yet, and
+        whether a decision should not wait. Raises `Unavailable` before anything is known about whose endpoints are ours.
+        """
+        if not self.open:
+            raise Unavailable("this autoscaler has just started and does not know yet which endpoints are its own")
+        urgent, routed_by = False, dict[str, int]()
+        for one in messages:
+            if not self._reconciler.territory.follows(one.key):
+                continue
+            try:
+                report = decode_demand(one.value)
+                if report.endpoint != one.key:
+                    raise Malformed(f"a report about {report.endpoint}")
+            except (UnknownSchema, Malformed) as error:
+                self._skip(one, error)
+                continue
+            self._stats.direct += 1
+            routed_by[one.key] = min(report.replicas_version, routed_by.get(one.key, report.replicas_version))
+            urgent |= self._reconciler.take_demand(Heard(one.writer, one.sequence, report, direct=True))
+        words = ((self._reconciler.planner.word(endpoint), version) for endpoint, version in routed_by.items())
+        told = [(word.endpoint, encode_replicas(word)) for word, version in words if word and word.version > version]
+        return told, urgent

@@ -1,31 +1,32 @@
 """The turn: facts in, messages and plans out. No I/O and no clock, so that a test can move its time by hand.
 
 `take_*` notes facts; `turn` folds, decides, plans, and returns what to append to the log and what to apply. Only
-endpoints that something happened to are planned anew.
+endpoints that something happened to are planned anew, and only those that are ours to act for at that moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from autoscaler.backends.base import DeploymentPlan, Observation, Plan
+from autoscaler.backends.base import Observation, Plan
 from autoscaler.control.fleet import Fleet
+from autoscaler.control.planning import Planner
 from autoscaler.control.sightings import Sightings
-from autoscaler.policy import demand
+from autoscaler.control.territory import Territory
+from autoscaler.policy import demand, snapshot
 from autoscaler.policy.decider import Decisions, Reason, decide, signals_of
 from autoscaler.policy.demand import DemandState, Heard, Target
-from autoscaler.policy.draining import Drain, Listeners
+from autoscaler.policy.draining import Listeners
 from autoscaler.policy.explain import inputs_of, sentence
-from autoscaler.policy.plan import Scene, Step, Wish, step
 from router.contract.events import (
     Decision,
-    DeploymentReplicas,
     EndpointReplicas,
     EndpointRevision,
+    EndpointSnapshot,
     Phase,
     ReplicaState,
 )
@@ -42,32 +43,56 @@ class Turn:
 
     replicas: tuple[EndpointReplicas, ...] = ()
     decisions: tuple[Decision, ...] = ()
-    plans: Mapping[str, Plan] = field(default_factory=dict)
-    """Backend → its plan."""
+    plans: Mapping[str, tuple[Plan, ...]] = field(default_factory=dict)
+    """Backend → its plans, one for each generation."""
+
+
+class Restored(NamedTuple):
+    """What came of the snapshots of newly followed partitions."""
+
+    endpoints: frozenset[str]
+    unreadable: Mapping[str, str]
+    """Endpoint → why its snapshot is of no use."""
 
 
 class Reconciler:
     """The autoscaler's whole memory."""
 
-    def __init__(self, *, backends: Collection[str], default_backend: str, silent_seconds: float) -> None:
-        self.generation = 0
-        """Highest generation on the log until `begin`; from then on our own."""
+    def __init__(
+        self,
+        *,
+        backends: Collection[str],
+        default_backend: str,
+        silent_seconds: float,
+        partition_of: Callable[[str], int] = lambda _: 0,
+        sharing: bool = False,
+        folder: str = "",
+    ) -> None:
+        """`sharing`: other autoscalers act for the endpoints of other partitions. `folder` names our data folder."""
         self.demand = DemandState()
-        self.fleet = Fleet()
-        self.published: dict[str, EndpointReplicas] = {}
+        self.territory = Territory(partition_of)
+        self.fleet = Fleet(self.territory)
+        self.sharing = sharing
+        self.touched: set[str] = set()
+        """Endpoints whose demand or owner has changed since somebody took them out of here."""
+        self.turned: set[str] = set()
+        """Endpoints about which something was decided since then."""
+        self._sightings = Sightings()
+        self.planner = Planner(
+            backends=backends,
+            default_backend=default_backend,
+            sharing=sharing,
+            fleet=self.fleet,
+            sightings=self._sightings,
+            territory=self.territory,
+        )
         self._backends = frozenset(backends)
-        self._default = default_backend
+        self._folder = folder
         self._silent_seconds = silent_seconds
         self._heard: list[Heard] = []
-        self._sightings = Sightings()
-        self._drains: dict[Target, dict[str, Drain]] = {}
-        self._known: dict[Target, tuple[Mapping[str, Any], str]] = {}
-        """Document and template of each deployment, the last ones of a deployment that is being deleted."""
-        self._sent: dict[tuple[str, Target], DeploymentPlan] = {}
-        self._dirty: set[str] = set()
         self._recount = True
         self._awaited: set[str] = set()
-        self._began_ns: int | None = None
+        self._adopted_ns: int | None = None
         self._pruned_ns = 0
 
     # facts -----------------------------------------------------------------------------------------------------
@@ -76,75 +101,156 @@ class Reconciler:
         """A revision of an endpoint."""
         self.fleet.take(revision)
 
-    def take_replicas(self, event: EndpointReplicas) -> None:
-        """What an earlier owner published: adopted at the start, so that nothing is forgotten by a restart."""
-        known = self.published.get(event.endpoint)
-        if self._began_ns is not None or (known is not None and event.version < known.version):
-            return
-        self.published[event.endpoint] = event
-        self.generation = max(self.generation, event.generation)
-        for name, told in event.deployments.items():
-            self._known[event.endpoint, name] = ({}, told.template)
-            self._drains[event.endpoint, name] = {
-                one.id: Drain(event.at_ns, event.version) for one in told.replicas if one.state is ReplicaState.DRAINING
-            }
-        self._dirty.add(event.endpoint)
+    def take_replicas(self, event: EndpointReplicas, *, own: bool = False, again: bool = False) -> None:
+        """What was published about an endpoint; `own`: by this process; `again`: it may have been taken before."""
+        self.planner.take(event, own=own, again=again)
 
     def take_demand(self, heard: Heard) -> bool:
         """A demand message. True when it should not wait: somebody asks a deployment that has no replica."""
+        endpoint = heard.report.endpoint
+        if not self.territory.follows(endpoint):
+            return False
         self._heard.append(heard)
         return any(
-            (row.queued or row.arrivals) and not self.fleet.desired((heard.report.endpoint, row.deployment))
+            (row.queued or row.arrivals) and not self.fleet.desired((endpoint, row.deployment))
             for row in heard.report.rows
         )
 
     def take_observation(self, backend: str, observation: Observation) -> None:
         """All that `backend` runs now."""
-        self._dirty |= self._sightings.take(backend, observation)
+        self.planner.dirty |= self._sightings.take(backend, observation)
         self._recount = True
 
-    def begin(self, generation: int, now_ns: int) -> None:
-        """Everything that was is known: from the next turn on, act."""
-        self.generation = generation
-        self.demand = demand.fold(self.demand, self._heard)
-        self._heard = []
-        self._began_ns = now_ns
-        self._awaited = {
-            writer
-            for writer, at_ns in self.demand.spoke_ns.items()
-            if writer not in self.demand.mirrors and now_ns - at_ns <= RECENT_REPORTER_NS
-        }
+    # whose the endpoints are -----------------------------------------------------------------------------------
+
+    def follow(self, partitions: Collection[int], snapshots: Mapping[str, EndpointSnapshot]) -> Restored:
+        """Fold what is said about the endpoints of `partitions` from now on, after what their snapshots hold."""
+        new = frozenset(partitions) - self.territory.followed
+        self.territory.followed |= new
+        self.fleet.read(self.demand)
+        restored, unreadable = set(), {}
+        for endpoint, kept in snapshots.items():
+            if self.territory.partition(endpoint) not in new:
+                continue
+            try:
+                self._restore(kept)
+            except snapshot.Unreadable as error:
+                unreadable[endpoint] = str(error)
+            else:
+                restored.add(endpoint)
+        return Restored(frozenset(restored), unreadable)
+
+    def _restore(self, kept: EndpointSnapshot) -> None:
+        endpoint = kept.endpoint
+        picture = snapshot.read(kept.state)
+        snapshot.restore(self.demand, endpoint, picture)
+        revision = self.fleet.revisions.get(endpoint)
+        for name in picture.deployments if revision is not None else ():
+            if revision is not None and (revision.deleted or name not in revision.deployments):
+                demand.forget(self.demand, (endpoint, name))
+        for name, history in picture.histories.items():
+            self.fleet.histories[endpoint, name] = history
+        if self._folder and picture.folder == self._folder:
+            self.planner.remember(endpoint, kept.generation, picture.inherited)
+
+    def drop(self, partitions: Collection[int]) -> None:
+        """The endpoints of `partitions` are somebody else's: forget all about them that the log can tell again."""
+        gone = {endpoint for endpoint in self._endpoints() if self.territory.partition(endpoint) in partitions}
+        self.fold()
+        self.territory.followed -= frozenset(partitions)
+        self.territory.acting -= frozenset(partitions)
+        self.territory.fenced -= gone
+        snapshot.drop(self.demand, gone)
+        self.fleet.drop(gone)
+        self.planner.drop(gone)
+        self.touched -= gone
+        self.turned -= gone
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        """Stop acting at once for whatever is outside of `partitions`."""
+        if self.territory.hold(partitions):
+            self.fleet.moved()
+
+    def adopt(self, partitions: frozenset[int], floor: int, now_ns: int, *, confirmed: bool = True) -> None:
+        """Everything that was is known of `partitions`: from the next turn on, act for them and nothing else.
+
+        `floor`: the least generation to act with. `confirmed`: whoever deals the shares has said that they are ours.
+        """
+        before = self.territory.acting - {self.territory.partition(one) for one in self.territory.fenced}
+        self.fold()
+        self.territory.adopt(partitions, floor, confirmed=confirmed)
+        for endpoint in self._endpoints():
+            if self.territory.partition(endpoint) in self.territory.acting:
+                self.planner.adopt(endpoint)
+                self.touched.add(endpoint)
+        self.fleet.moved()
+        if self._adopted_ns is None or self.territory.acting - before:
+            self._adopted_ns = now_ns
+            self._awaited = {
+                writer
+                for writer, at_ns in self.demand.spoke_ns.items()
+                if writer not in self.demand.mirrors and now_ns - at_ns <= RECENT_REPORTER_NS
+            }
+
+    def counted(self, endpoint: str, writer: str, sequence: int) -> bool:
+        """Whether a message that came by the log is among those that have been counted."""
+        ids = self.demand.ids.get(endpoint, {}).get(writer)
+        return ids is not None and sequence <= ids.until
+
+    def _endpoints(self) -> set[str]:
+        """Every endpoint that anything is known of."""
+        spoken_of = {target[0] for target in self.demand.rows}
+        return (
+            spoken_of | {*self.demand.ids, *self.fleet.revisions, *self.planner.published} | self._sightings.endpoints()
+        )
+
+    def fence(self, endpoint: str) -> None:
+        """A backend has seen a newer owner of `endpoint` act."""
+        self.planner.fence(endpoint)
 
     def home_of(self, target: Target) -> str | None:
         """The backend that `target` runs on; None for a deployment nobody knows."""
-        last = self.published.get(target[0])
-        known = target in self.fleet.sizings or (last is not None and target[1] in last.deployments)
-        return self._home(target) if known else None
+        return self.planner.home(target) if self.planner.knows(target) else None
 
-    def not_applied(self, backend: str) -> None:
-        """The last plan for `backend` did not arrive: everything it should know is sent again."""
-        for key in [key for key in self._sent if key[0] == backend]:
-            self._dirty.add(key[1][0])
-            del self._sent[key]
+    def pictures(self, endpoints: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Endpoint → what is remembered of it, as JSON. Everything heard has to be folded."""
+        return snapshot.draw(
+            self.demand,
+            endpoints,
+            {endpoint: self.fleet.histories_of(endpoint) for endpoint in endpoints},
+            folder=self._folder,
+            inherited={endpoint: self.planner.inherited(endpoint) for endpoint in endpoints},
+        )
 
     # the turn --------------------------------------------------------------------------------------------------
 
-    def turn(self, now_ns: int) -> Turn:
-        """Fold what was heard, decide, plan."""
-        if self._began_ns is None:
-            return Turn()
+    def fold(self) -> None:
+        """Count what was heard, without deciding anything."""
         heard, self._heard = self._heard, []
         self._awaited -= {one.writer for one in heard}
+        self.touched |= {one.report.endpoint for one in heard}
         self.demand = demand.fold(self.demand, heard)
-        changed = self.fleet.rebuild(self.demand, self.published)
-        self._dirty |= changed
+
+    def turn(self, now_ns: int) -> Turn:
+        """Fold what was heard, decide, plan."""
+        self.fold()
+        if self._adopted_ns is None:
+            return Turn()
+        self._recount |= self.fleet.moving
+        changed = self.fleet.rebuild(self.demand, self.planner.published)
+        self.planner.dirty |= changed
         if self._recount or changed:
             self._count()
         decisions = self._decide(now_ns)
         if now_ns - self._pruned_ns > RECENT_REPORTER_NS:
             self._pruned_ns = now_ns
             demand.prune(self.demand, now_ns - REPORTER_MEMORY_NS)
-        return self._plan(decisions, now_ns)
+        told, plans = self.planner.plan(self._listeners, now_ns)
+        return Turn(tuple(told), decisions, plans)
+
+    def _listeners(self, endpoint: str) -> Listeners:
+        state = self.demand
+        return Listeners(state.words.get(endpoint, {}), state.spoke_ns, state.mirrors, self._silent_seconds)
 
     def _decide(self, now_ns: int) -> tuple[Decision, ...]:
         if not self.fleet.targets:
@@ -159,14 +265,16 @@ class Reconciler:
         )
         moved = np.flatnonzero(made.desired != self.fleet.standing.desired).tolist()
         self.fleet.standing = made.standing
-        self._dirty |= {self.fleet.targets[row][0] for row in moved}
+        endpoints = {self.fleet.targets[row][0] for row in moved}
+        self.planner.dirty |= endpoints
+        self.turned |= endpoints
         if moved:
             self._count()
         return tuple(self._decision(made, row, now_ns) for row in moved)
 
     def _may_shrink(self, now_ns: int) -> bool:
         """After a restart nothing shrinks before every reporter of before was heard, or has been silent too long."""
-        return not self._awaited or now_ns - (self._began_ns or 0) > self._silent_seconds * 1e9
+        return not self._awaited or now_ns - (self._adopted_ns or 0) > self._silent_seconds * 1e9
 
     def _decision(self, made: Decisions, row: int, now_ns: int) -> Decision:
         endpoint, deployment = self.fleet.targets[row]
@@ -179,7 +287,7 @@ class Reconciler:
             previous=int(made.previous[row]),
             desired=int(made.desired[row]),
             reason=sentence(reason, inputs),
-            generation=self.generation,
+            generation=self.territory.generation(endpoint),
             inputs={**inputs, "reason": float(reason)},
         )
 
@@ -189,8 +297,8 @@ class Reconciler:
         ready, pending, failed = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.bool_)
         for row, target in enumerate(self.fleet.targets):
             sizing = self.fleet.sizings[target]
-            home = self._home(target)
-            sighting, drains = self._sightings.of(home, target), self._drains.get(target, {})
+            home = self.planner.home(target)
+            sighting, drains = self._sightings.of(home, target), self.planner.drains.get(target, {})
             mine = [one for one in sighting.replicas if one.template == sizing.template and one.id not in drains]
             ready[row] = sum(1 for one in mine if one.state is ReplicaState.READY)
             pending[row] = len(mine) - ready[row]
@@ -200,136 +308,3 @@ class Reconciler:
             )
         self.fleet.standing = replace(self.fleet.standing, ready=ready, pending=pending, failed=failed)
         self._recount = False
-
-    # planning --------------------------------------------------------------------------------------------------
-
-    def _plan(self, decisions: tuple[Decision, ...], now_ns: int) -> Turn:
-        plans: dict[str, dict[Target, DeploymentPlan]] = {}
-        told = []
-        self._dirty |= {target[0] for target, drains in self._drains.items() if drains}
-        dirty, self._dirty = self._dirty, set()
-        for endpoint in sorted(dirty):
-            event = self._endpoint(endpoint, plans, now_ns)
-            if event is not None:
-                self.published[endpoint] = event
-                told.append(event)
-        ready = {name: Plan(self.generation, wishes) for name, wishes in plans.items()}
-        return Turn(tuple(told), decisions, ready)
-
-    def _endpoint(
-        self, endpoint: str, plans: dict[str, dict[Target, DeploymentPlan]], now_ns: int
-    ) -> EndpointReplicas | None:
-        last = self.published.get(endpoint)
-        version = (last.version if last else 0) + 1
-        listeners = Listeners(
-            self.demand.words.get(endpoint, {}), self.demand.spoke_ns, self.demand.mirrors, self._silent_seconds
-        )
-        deployments: dict[str, DeploymentReplicas] = {}
-        for name in sorted(self._names(endpoint)):
-            target = (endpoint, name)
-            if target in self.fleet.unreadable and target not in self.fleet.sizings:
-                deployments[name] = self._refused(target, last.deployments.get(name) if last else None)
-                continue
-            made = self._step(target, listeners, version, now_ns)
-            self._wish(target, made, plans)
-            self._drains[target] = dict(made.drains)
-            if made.replicas is None:
-                self._forget(target)
-                continue
-            deployments[name] = self._amended(target, made.replicas)
-            if made.replicas.phase is Phase.DELETING:
-                self._dirty.add(endpoint)
-        if last is not None and dict(last.deployments) == deployments:
-            return None
-        if last is None and not deployments:
-            return None
-        return EndpointReplicas(endpoint, version, self.generation, now_ns, deployments)
-
-    def _names(self, endpoint: str) -> set[str]:
-        """Every deployment of `endpoint` that is wished for, was published, or still runs."""
-        revision = self.fleet.revisions.get(endpoint)
-        names = set(revision.deployments) if revision is not None and not revision.deleted else set()
-        last = self.published.get(endpoint)
-        names |= set(last.deployments) if last else set()
-        return names | self._sightings.running(endpoint)
-
-    def _step(self, target: Target, listeners: Listeners, version: int, now_ns: int) -> Step:
-        sizing = self.fleet.sizings.get(target)
-        revision = self.fleet.revisions.get(target[0])
-        last = self.published.get(target[0])
-        home = self._home(target)
-        sighting = self._sightings.of(home, target)
-        scene = Scene(
-            home=sighting.replicas,
-            elsewhere=self._sightings.elsewhere(home, target),
-            condition=sighting.condition,
-            published=last.deployments.get(target[1]) if last else None,
-            drains=self._drains.get(target, {}),
-        )
-        wish = Wish(
-            template=sizing.template if sizing else "",
-            desired=self.fleet.desired(target),
-            drain_seconds=sizing.drain_seconds if sizing else self._drain_seconds(target),
-            revision=revision.revision if revision else 0,
-        )
-        return step(scene, wish, listeners, version, now_ns)
-
-    def _drain_seconds(self, target: Target) -> float:
-        """Of a deployment that is no more: as its last document said, else Azure's longest request."""
-        document, _ = self._known.get(target, ({}, ""))
-        extras = document.get("tidegate") or {}
-        return float(extras.get("drain_seconds", 300.0))
-
-    def _home(self, target: Target) -> str:
-        """The backend on which `target` belongs: the one it asks for, else that of its kind if there is one here."""
-        sizing = self.fleet.sizings.get(target)
-        if sizing is None:
-            return self._default
-        return sizing.backend or (sizing.kind.value if sizing.kind.value in self._backends else self._default)
-
-    def _wish(self, target: Target, made: Step, plans: dict[str, dict[Target, DeploymentPlan]]) -> None:
-        """Note what each backend has to be told about `target`, as far as it does not know it yet."""
-        sizing = self.fleet.sizings.get(target)
-        if sizing is not None and target not in self.fleet.unreadable:
-            self._known[target] = (self.fleet.revisions[target[0]].deployments[target[1]], sizing.template)
-        document, template = self._known.get(target, ({}, ""))
-        home = self._home(target)
-        for backend in self._backends:
-            there = {one.id for one in self._sightings.of(backend, target).replicas}
-            key = (backend, target)
-            if backend != home and not there and key not in self._sent:
-                continue
-            plan = DeploymentPlan(
-                endpoint=target[0],
-                deployment=target[1],
-                document=document,
-                template=template,
-                count=made.count if backend == home else 0,
-                remove=made.remove & there,
-            )
-            if self._sent.get(key) != plan:
-                self._sent[key] = plan
-                plans.setdefault(backend, {})[target] = plan
-
-    def _amended(self, target: Target, told: DeploymentReplicas) -> DeploymentReplicas:
-        """What the backend cannot say: that it is not there."""
-        home = self._home(target)
-        if target in self.fleet.sizings and home not in self._backends and told.desired:
-            there = ", ".join(sorted(self._backends)) or "none"
-            message = f"there is no backend '{home}' here; running backends: {there}"
-            return replace(told, phase=Phase.FAILED, reason="BackendUnavailable", message=message)
-        if target in self.fleet.unreadable:
-            return replace(told, phase=Phase.FAILED, reason="BadArgument", message=self.fleet.unreadable[target])
-        return told
-
-    def _refused(self, target: Target, last: DeploymentReplicas | None) -> DeploymentReplicas:
-        """A document that cannot be read changes nothing about what runs."""
-        revision = self.fleet.revisions[target[0]].revision
-        told = replace(last or DeploymentReplicas(0, revision), revision=revision, phase=Phase.FAILED)
-        return replace(told, reason="BadArgument", message=self.fleet.unreadable[target])
-
-    def _forget(self, target: Target) -> None:
-        self._drains.pop(target, None)
-        self._known.pop(target, None)
-        for key in [(backend, target) for backend in self._backends]:
-            self._sent.pop(key, None)

@@ -50,3 +50,11 @@ class Sightings:
     def running(self, endpoint: str) -> set[str]:
         """Deployments of `endpoint` that have replicas somewhere."""
         return {name for running in self._running.values() for name in running.get(endpoint, ())}
+
+    def ids(self, target: Target) -> frozenset[str]:
+        """Ids of all replicas of `target`, wherever they run."""
+        return frozenset(one.id for shown in self._shown.values() for one in shown.get(target, NOTHING).replicas)
+
+    def endpoints(self) -> set[str]:
+        """Endpoints that have replicas somewhere."""
+        return {endpoint for running in self._running.values() for endpoint in running}

@@ -10,7 +10,9 @@ queued × service time / time left instead of one place per request.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,6 +90,45 @@ def taken(standing: Standing, rows: Ints) -> Standing:
         for column in fields(Standing)
     }
     return Standing(**columns)
+
+
+class History(NamedTuple):
+    """One row of a `Standing` without what observations and specs tell anew: what has to outlive a restart."""
+
+    desired: int
+    active_ns: int
+    polled_ns: int
+    grown_ns: int
+    zeroed_ns: int
+    turns: float
+    turned_ns: int
+    rising: bool
+
+    def after(self, desired: int, at_ns: int) -> History:
+        """The same deployment once it had been decided to have `desired` replicas, around `at_ns`."""
+        if desired == self.desired:
+            return self
+        if desired > self.desired:
+            return self._replace(desired=desired, grown_ns=max(self.grown_ns, at_ns), rising=True)
+        shrunk = self._replace(desired=desired, zeroed_ns=max(self.zeroed_ns, at_ns), rising=False)
+        if not self.rising:
+            return shrunk
+        left = damping.turns_left(np.array([self.turns]), np.array([self.turned_ns]), at_ns)
+        return shrunk._replace(turns=float(left[0]) - 1.0, turned_ns=at_ns)
+
+
+def history_of(standing: Standing, row: int) -> History:
+    """The history of row `row`."""
+    return History(*(getattr(standing, name)[row].item() for name in History._fields))
+
+
+def with_histories(standing: Standing, histories: Mapping[int, History]) -> Standing:
+    """`standing` with the histories of some rows put in."""
+    columns = {name: getattr(standing, name).copy() for name in History._fields}
+    for row, history in histories.items():
+        for name, column in columns.items():
+            column[row] = getattr(history, name)
+    return replace(standing, **columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,26 @@
 """The fold: what all reporters together say about each deployment. Event time, no clock.
 
-Every message counts once, by (writer, endpoint, sequence); the log keeps order per endpoint, so an older sequence is
-a repetition. A reporter's gauges (in flight, queued) are its last word: the newest report of an endpoint replaces
-them, silence lets them expire. Live and shadow load stand in two planes that never mix here.
+Every message counts once, by (writer, endpoint, sequence), whichever way it came: by the log, which keeps order per
+endpoint, or directly, where messages may be missing, repeated or late (`heard.py`). A reporter's gauges (in flight,
+queued) are its last word: the newest report of an endpoint replaces them, one that comes late leaves them, silence lets
+them expire. Live and shadow load stand in two planes that never mix here.
 `fold` consumes the state it is given: only the returned one may be used afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from autoscaler.policy import windows
+from autoscaler.policy.heard import Ids, Verdict
 from autoscaler.policy.windows import Bools, Floats, Ints, Ring
 from router.contract.events import DemandReport, DemandRow
 
+T = TypeVar("T")
 Target = tuple[str, str]
 """(endpoint, lower-case deployment name)."""
 LIVE, SHADOW = 0, 1
@@ -33,6 +36,8 @@ class Heard(NamedTuple):
     writer: str
     sequence: int
     report: DemandReport
+    direct: bool = False
+    """Handed over past the log, where the same message comes too, sooner or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,16 @@ class DemandState:
     cell_ns: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     words: dict[str, dict[str, Word]] = field(default_factory=dict)
     """Endpoint → writer → its last word."""
+    ids: dict[str, dict[str, Ids]] = field(default_factory=dict)
+    """Endpoint → writer → which of its messages have been counted."""
     spoke_ns: dict[str, int] = field(default_factory=dict)
     """Writer → when it last said anything about anything."""
     mirrors: set[str] = field(default_factory=set)
     """Writers that are mirrors, not gateways."""
     duplicates: int = 0
+    """Messages that came again the same way."""
+    echoes: int = 0
+    """Messages that had come by the other way already."""
 
 
 @dataclass(slots=True)
@@ -114,16 +124,22 @@ def set_width(state: DemandState, target: Target, width_ns: int) -> None:
 
 def forget(state: DemandState, target: Target) -> None:
     """Let go of a deployment that is no more."""
-    row = state.rows.pop(target, None)
-    if row is None:
-        return
-    for key in [key for key in state.cells if key[1] == target]:
+    if target in state.rows:
+        forget_all(state, (target,))
+
+
+def forget_all(state: DemandState, targets: Collection[Target]) -> None:
+    """Let go of deployments that have rows."""
+    gone = set(targets)
+    for key in [key for key in state.cells if key[1] in gone]:
         _drop_cell(state, key)
-    windows.cleared(state.ring, row, DEFAULT_WIDTH_NS)
-    state.activity_ns[row] = NEVER
-    state.newest_ns[row] = state.heard_ns[row] = NEVER
-    state.endpoint_rows[target[0]].remove(row)
-    state.free_rows.append(row)
+    for target in gone:
+        row = state.rows.pop(target)
+        windows.cleared(state.ring, row, DEFAULT_WIDTH_NS)
+        state.activity_ns[row] = NEVER
+        state.newest_ns[row] = state.heard_ns[row] = NEVER
+        state.endpoint_rows[target[0]].remove(row)
+        state.free_rows.append(row)
 
 
 def fold(state: DemandState, batch: Iterable[Heard]) -> DemandState:
@@ -143,25 +159,15 @@ def fold(state: DemandState, batch: Iterable[Heard]) -> DemandState:
 
 
 def _take(state: DemandState, heard: Heard, sums: _Sums) -> None:
+    if not _is_new(state, heard):
+        return
     report = heard.report
     by_writer = state.words.setdefault(report.endpoint, {})
     before = by_writer.get(heard.writer)
-    if before is not None and heard.sequence <= before.sequence:
-        state.duplicates += 1
-        return
-    for cell in before.cells if before else ():
-        state.cell_gauges[:, cell] = 0.0  # absent from the newest report = nothing there
-        state.cell_ns[cell] = report.end_ns
-    cells = [_take_row(state, heard.writer, report, row, sums) for row in report.rows]
-    by_writer[heard.writer] = Word(
-        heard.writer,
-        heard.sequence,
-        report.end_ns,
-        report.replicas_version,
-        report.shadow,
-        dict(report.draining),
-        tuple(sorted({*cells, *(before.cells if before else ())})),
-    )
+    if before is not None and heard.sequence < before.sequence:
+        by_writer[heard.writer] = _late(state, before, report, sums)
+    else:
+        by_writer[heard.writer] = _newest(state, heard, before, sums)
     if report.shadow:
         state.mirrors.add(heard.writer)
     for row in () if report.shadow else state.endpoint_rows.get(report.endpoint, ()):
@@ -170,14 +176,62 @@ def _take(state: DemandState, heard: Heard, sums: _Sums) -> None:
     state.spoke_ns[heard.writer] = max(state.spoke_ns.get(heard.writer, NEVER), report.end_ns)
 
 
-def _take_row(state: DemandState, writer: str, report: DemandReport, row: DemandRow, sums: _Sums) -> int:
-    target = (report.endpoint, row.deployment)
-    plane = SHADOW if report.shadow or row.shadow else LIVE
+def _is_new(state: DemandState, heard: Heard) -> bool:
+    by_writer = state.ids.setdefault(heard.report.endpoint, {})
+    ids = by_writer.get(heard.writer)
+    if ids is None:
+        ids = by_writer[heard.writer] = Ids()
+    verdict = ids.direct(heard.sequence) if heard.direct else ids.logged(heard.sequence)
+    state.duplicates += verdict is Verdict.AGAIN
+    state.echoes += verdict is Verdict.ECHO
+    return verdict is Verdict.NEW
+
+
+def _newest(state: DemandState, heard: Heard, before: Word | None, sums: _Sums) -> Word:
+    """The word of a report that nothing newer has come before: its gauges replace those of `before`."""
+    report = heard.report
+    for cell in before.cells if before else ():
+        state.cell_gauges[:, cell] = 0.0  # absent from the newest report = nothing there
+        state.cell_ns[cell] = report.end_ns
+    cells = set(before.cells if before else ())
+    for row in report.rows:
+        cell = _cell_of(state, (heard.writer, *_place(report, row)), row_of(state, (report.endpoint, row.deployment)))
+        state.cell_gauges[0, cell] += row.in_flight
+        state.cell_gauges[1, cell] += row.queued
+        state.cell_ns[cell] = report.end_ns
+        cells.add(cell)
+        _count(state, report, row, sums)
+    return Word(
+        heard.writer,
+        heard.sequence,
+        report.end_ns,
+        report.replicas_version,
+        report.shadow,
+        dict(report.draining),
+        tuple(sorted(cells)),
+    )
+
+
+def _late(state: DemandState, word: Word, report: DemandReport, sums: _Sums) -> Word:
+    """Count what a report counted that comes after a newer one; what it knew of the moment is over, as `word` said."""
+    cells = set(word.cells)
+    for row in report.rows:
+        cell = _cell_of(state, (word.writer, *_place(report, row)), row_of(state, (report.endpoint, row.deployment)))
+        if cell not in cells:  # the newest report did not speak of it: nothing there
+            state.cell_ns[cell] = word.at_ns
+            cells.add(cell)
+        _count(state, report, row, sums)
+    return replace(word, cells=tuple(sorted(cells)))
+
+
+def _place(report: DemandReport, row: DemandRow) -> tuple[Target, int]:
+    """The deployment and the plane of `row`."""
+    return (report.endpoint, row.deployment), SHADOW if report.shadow or row.shadow else LIVE
+
+
+def _count(state: DemandState, report: DemandReport, row: DemandRow, sums: _Sums) -> None:
+    target, plane = _place(report, row)
     at = row_of(state, target)
-    cell = _cell_of(state, (writer, target, plane), at)
-    state.cell_gauges[0, cell] += row.in_flight
-    state.cell_gauges[1, cell] += row.queued
-    state.cell_ns[cell] = report.end_ns
     if row.arrivals or row.in_flight or row.queued:
         state.activity_ns[at, plane] = max(state.activity_ns[at, plane], report.end_ns)
     state.newest_ns[at] = max(state.newest_ns[at], report.end_ns)
@@ -188,7 +242,6 @@ def _take_row(state: DemandState, writer: str, report: DemandReport, row: Demand
             sums.planes.append(plane)
             sums.buckets.append(bucket)
             sums.amounts.append((busy * share, row.arrivals * share, row.completions * share))
-    return cell
 
 
 def busy_seconds(row: DemandRow, window_seconds: float) -> float:
@@ -268,12 +321,17 @@ def prune(state: DemandState, before_ns: int) -> None:
         state.mirrors.discard(writer)
     for key in [key for key in state.cells if key[0] in gone]:
         _drop_cell(state, key)
-    for endpoint in list(state.words):
-        left = {writer: word for writer, word in state.words[endpoint].items() if writer not in gone}
+    _let_go(state.words, gone)
+    _let_go(state.ids, gone)
+
+
+def _let_go(by_endpoint: dict[str, dict[str, T]], gone: set[str]) -> None:
+    for endpoint in list(by_endpoint):
+        left = {writer: kept for writer, kept in by_endpoint[endpoint].items() if writer not in gone}
         if left:
-            state.words[endpoint] = left
+            by_endpoint[endpoint] = left
         else:
-            del state.words[endpoint]
+            del by_endpoint[endpoint]
 
 
 def _cell_of(state: DemandState, key: tuple[str, Target, int], row: int) -> int:

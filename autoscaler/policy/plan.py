@@ -80,6 +80,8 @@ class Scene:
     """Replicas on the backend where the deployment belongs."""
     elsewhere: Sequence[Observed] = ()
     """Replicas on any other backend: old ones, whatever they run."""
+    inherited: Sequence[Observed] = ()
+    """Published replicas that an earlier owner runs: old ones too, but nothing has to make room for ours."""
     condition: Condition | None = None
     published: DeploymentReplicas | None = None
     """As the gateways were last told."""
@@ -101,7 +103,7 @@ class Step:
 
 def step(scene: Scene, wish: Wish, listeners: Listeners, version: int, now_ns: int) -> Step:
     """The next step of one deployment. `version` is the `EndpointReplicas.version` that will publish it."""
-    seen = {one.id: one for one in (*scene.home, *scene.elsewhere)}
+    seen = {one.id: one for one in (*scene.home, *scene.elsewhere, *scene.inherited)}
     drains = {name: drain for name, drain in scene.drains.items() if name in seen}
     current = [one for one in scene.home if one.template == wish.template]
     ids = {one.id for one in current}
@@ -117,7 +119,9 @@ def step(scene: Scene, wish: Wish, listeners: Listeners, version: int, now_ns: i
             drains[name] = replace(drain, removing=True)
 
     remove = frozenset(name for name, drain in drains.items() if drain.removing)
-    count = _count(current, old, drains, wish) if wish.template else 0
+    away = {one.id for one in scene.inherited}
+    here = [one for one in old if one.id not in away]
+    count = _count(current, here, drains, wish) if wish.template else 0
     return Step(count, remove, drains, _published(scene, wish, seen, drains, current))
 
 

@@ -1,4 +1,4 @@
-"""What runs and how it does, folded from the log: `replicas`, `demand`, `shadows` and `decisions`.
+"""What runs and how it does, folded from the log: `replicas`, `demand`, `requests`, `shadows` and `decisions`.
 
 A view, never a source of truth: it is rebuilt at every start, and nothing but operations' ends is decided from it.
 """
@@ -6,8 +6,9 @@ A view, never a source of truth: it is rebuilt at every start, and nothing but o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from router.contract import codec
@@ -15,6 +16,7 @@ from router.contract.events import (
     DECISIONS,
     DEMAND,
     REPLICAS,
+    REQUESTS,
     SHADOWS,
     Decision,
     DemandReport,
@@ -24,7 +26,8 @@ from router.contract.events import (
     ShadowComparison,
 )
 from router.control.rates import Demand, View
-from router.runtime.log.base import Log, Message, Reader
+from router.control.traffic import TrafficCounts
+from router.runtime.log.base import Log, Message, Reader, ReaderStats
 
 _log = logging.getLogger(__name__)
 Target = tuple[str, str]
@@ -54,19 +57,44 @@ def replica_counts(now: DeploymentReplicas | None) -> dict[str, int]:
     return {"observed": len(now.replicas), "ready": ready, "desired": now.desired}
 
 
+def _add(whole: ReaderStats, part: ReaderStats) -> None:
+    """Add counts; sources are left out."""
+    for name in ("messages", "gaps", "duplicates", "skipped"):
+        setattr(whole, name, getattr(whole, name) + getattr(part, name))
+    for name in ("gaps_by_topic", "late_by_topic", "duplicates_by_topic"):
+        by_topic: dict[str, int] = getattr(whole, name)
+        for topic, count in getattr(part, name).items():
+            by_topic[topic] = by_topic.get(topic, 0) + count
+
+
 class Fleet:
     """The folded view."""
 
     def __init__(self, on_replicas: Callable[[], None]) -> None:
         self.caught_up = False
         """Whether everything that the log held of `replicas` at the start has been read."""
-        self.skipped = 0
-        """Messages that could not be read."""
+        self.traffic = TrafficCounts(MAX_TARGETS)
         self.live: dict[Target, Demand] = {}
         self.shadows: dict[Target, ShadowCounts] = {}
         self.decisions: dict[Target, int] = {}
         self._replicas: dict[str, EndpointReplicas] = {}
         self._on_replicas = on_replicas
+        self._unreadable = 0
+        self._noticed: dict[tuple[str, ...], ReaderStats] = {}
+        self._noticed_before = ReaderStats()
+
+    @property
+    def skipped(self) -> int:
+        """Messages that could not be read."""
+        self.traffic.settle()
+        return self._unreadable + self.traffic.skipped + self.noticed().skipped
+
+    def noticed(self) -> ReaderStats:
+        """What all readers of this view, also those that have ended, noticed of the log."""
+        whole = ReaderStats()
+        for stats in (self._noticed_before, *self._noticed.values()):
+            _add(whole, stats)
+        return whole
 
     def replicas(self, endpoint: str) -> Mapping[str, DeploymentReplicas]:
         """Deployment → what the autoscaler last said of it."""
@@ -87,11 +115,11 @@ class Fleet:
         for counts in (self.live, self.shadows, self.decisions):
             for gone in counts.keys() - existing:
                 del counts[gone]
+        self.traffic.forget(existing | {(endpoint, "") for endpoint, _ in existing})
 
     async def follow_replicas(self, log: Log) -> None:
         """Fold the `replicas` topic from its beginning until cancelled."""
-        reader = log.reader((REPLICAS,))
-        try:
+        async with self._reading(log, (REPLICAS,), "earliest") as reader:
             while not await reader.caught_up():
                 await self._next(reader, 0.1)
             self.caught_up = True
@@ -99,28 +127,37 @@ class Fleet:
             while True:
                 if await self._next(reader, None):
                     self._on_replicas()
-        finally:
-            await reader.close()
 
     async def follow_streams(self, log: Log) -> None:
         """Fold what is appended to the stream topics from now on until cancelled."""
-        reader = log.reader((DEMAND, SHADOWS, DECISIONS), start="latest")
-        try:
+        async with self._reading(log, (DEMAND, REQUESTS, SHADOWS, DECISIONS), "latest") as reader:
             while True:
                 await self._next(reader, None)
+
+    @contextlib.asynccontextmanager
+    async def _reading(self, log: Log, topics: tuple[str, ...], start: str) -> AsyncIterator[Reader]:
+        reader = await log.reader(topics, start)
+        self._noticed[topics] = reader.stats
+        try:
+            yield reader
         finally:
+            _add(self._noticed_before, self._noticed.pop(topics))
             await reader.close()
 
     async def _next(self, reader: Reader, timeout_seconds: float | None) -> int:
         messages = await reader.next(timeout_seconds)
+        self.take(messages)
+        await asyncio.sleep(0)  # a long backlog must not keep the API waiting
+        return len(messages)
+
+    def take(self, messages: Sequence[Message]) -> None:
+        """Fold messages; those that cannot be read are skipped and counted."""
         for message in messages:
             try:
                 self.fold(message)
             except (codec.UnknownSchema, codec.Malformed) as error:
-                self.skipped += 1
+                self._unreadable += 1
                 _log.warning("%s %d: skipped: %s", message.topic, message.offset, error)
-        await asyncio.sleep(0)  # a long backlog must not keep the API waiting
-        return len(messages)
 
     def fold(self, message: Message) -> None:
         """Add one message; raises `codec.Malformed` or `codec.UnknownSchema`."""
@@ -129,6 +166,8 @@ class Fleet:
                 self._fold_replicas(codec.decode_replicas(message.value))
             case "demand":
                 self._fold_demand(message.writer, codec.decode_demand(message.value))
+            case "requests":
+                self.traffic.note(message.key, message.value)
             case "shadows":
                 self._fold_shadow(codec.decode_shadow(message.value))
             case "decisions":

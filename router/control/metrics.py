@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from router.contract.events import BUCKETS, bucket_seconds
+from router.contract.events import BUCKETS, DECISIONS, DEMAND, REQUESTS, SHADOWS, bucket_seconds
 from router.control.content import Standing
 from router.control.fleet import Fleet, replica_counts
 from router.control.rates import Demand, Totals
 from router.control.views import mirror_percents
+from router.runtime.log.base import Health
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("endpoint", "deployment")
+_READ = (DEMAND, REQUESTS, SHADOWS, DECISIONS)
+"""Topics whose messages this process counts."""
 _EDGES = range(3, BUCKETS - 1, 4)
 """Every fourth of the histogram's edges: fifteen buckets per deployment from 1 ms to 7 min."""
 
 
-def render(standings: Sequence[Standing], fleet: Fleet, now_ns: int) -> bytes:
+def render(standings: Sequence[Standing], fleet: Fleet, now_ns: int, health: Health) -> bytes:
     """The text that Prometheus scrapes."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(standings, fleet, now_ns))
+    registry.register(_Snapshot(standings, fleet, now_ns, health))
     return generate_latest(registry)
+
+
+def _families(
+    kind: type[CounterMetricFamily | GaugeMetricFamily], values: Mapping[tuple[str, str], float]
+) -> Iterable[Metric]:
+    """Families of (name, topic or '') → value."""
+    for name in sorted({name for name, _ in values}):
+        found = {topic: value for (other, topic), value in sorted(values.items()) if other == name}
+        labels = ("topic",) if any(found) else ()
+        family = kind(f"tidegate_{name}", "How this machine's way into the log is doing", labels=labels)
+        for topic, value in found.items():
+            family.add_metric((topic,) if labels else (), value)
+        yield family
 
 
 class _Snapshot(Collector):
     """One scrape."""
 
-    def __init__(self, standings: Sequence[Standing], fleet: Fleet, now_ns: int) -> None:
+    def __init__(self, standings: Sequence[Standing], fleet: Fleet, now_ns: int, health: Health) -> None:
         self._standings = standings
         self._fleet = fleet
         self._now_ns = now_ns
+        self._health = health
         self._targets = [(one.endpoint, name) for one in standings for name in sorted(one.content.deployments)]
 
     def collect(self) -> Iterable[Metric]:
@@ -45,9 +62,9 @@ class _Snapshot(Collector):
         yield self._latency()
         yield from self._gauges()
         yield self._shadows()
-        skipped = CounterMetricFamily("tidegate_log_skipped_messages", "Messages of the log that could not be read")
-        skipped.add_metric((), self._fleet.skipped)
-        yield skipped
+        yield from self._traffic()
+        yield from self._reading()
+        yield from self._log()
 
     def _specs(self) -> Iterable[Metric]:
         revision = GaugeMetricFamily(
@@ -94,6 +111,52 @@ class _Snapshot(Collector):
             for target, totals in self._totals():
                 family.add_metric(target, getattr(totals, field))
             yield family
+
+    def _traffic(self) -> Iterable[Metric]:
+        endpoints = {one.endpoint for one in self._standings}
+        targets = [*self._targets, *((endpoint, "") for endpoint in sorted(endpoints))]
+        counted = [(target, found) for target in targets if (found := self._fleet.traffic.of(target)) is not None]
+        for name, words, label in (
+            ("requests_by_outcome", "Finished requests by how they ended", "outcome"),
+            ("requests_by_status", "Finished requests by class of the status that the caller got", "status"),
+        ):
+            family = CounterMetricFamily(f"tidegate_{name}", words, labels=(*_LABELS, label))
+            for target, traffic in counted:
+                for kind, count in getattr(traffic, name.removeprefix("requests_")).items():
+                    family.add_metric((*target, kind), count)
+            yield family
+        for field, name, words in (
+            ("request_bytes", "request_bytes", "Bytes of request bodies"),
+            ("response_bytes", "response_bytes", "Bytes of response bodies"),
+            ("wait_seconds", "wait_seconds", "Sum of arrival to forwarded; of folded requests it is not known"),
+            ("total_seconds", "duration_seconds", "Sum of arrival to last byte"),
+            ("folded", "folded_requests", "Finished requests of which only counts came, because a spool was full"),
+        ):
+            family = CounterMetricFamily(f"tidegate_{name}", words, labels=_LABELS)
+            for target, traffic in counted:
+                family.add_metric(target, getattr(traffic, field))
+            yield family
+
+    def _reading(self) -> Iterable[Metric]:
+        skipped = CounterMetricFamily("tidegate_log_skipped_messages", "Messages of the log that could not be read")
+        skipped.add_metric((), self._fleet.skipped)
+        yield skipped
+        noticed = self._fleet.noticed()
+        late = noticed.late_by_topic
+        gaps = {topic: count + late.get(topic, 0) for topic, count in noticed.gaps_by_topic.items()}
+        for name, words, counts in (
+            ("gaps", "Messages that were missing when their followers came", gaps),
+            ("late_messages", "Of those, the ones that came after all", late),
+            ("duplicates", "Messages that came more than once", noticed.duplicates_by_topic),
+        ):
+            family = CounterMetricFamily(f"tidegate_log_{name}", words, labels=("topic",))
+            for topic in _READ:
+                family.add_metric((topic,), counts.get(topic, 0))
+            yield family
+
+    def _log(self) -> Iterable[Metric]:
+        yield from _families(CounterMetricFamily, self._health.counters)
+        yield from _families(GaugeMetricFamily, self._health.gauges)
 
     def _latency(self) -> Metric:
         family = HistogramMetricFamily("tidegate_request_seconds", "Arrival to last byte", labels=_LABELS)

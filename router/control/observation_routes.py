@@ -45,7 +45,7 @@ async def status(request: web.Request) -> web.Response:
 async def prometheus(request: web.Request) -> web.Response:
     """The same for Prometheus."""
     plane = request.app[PLANE]
-    text = metrics.render(await plane.store.all(), plane.fleet, now_ns())
+    text = metrics.render(await plane.store.all(), plane.fleet, now_ns(), await plane.log.health())
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

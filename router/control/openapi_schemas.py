@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from router.contract.events import TOPICS
+
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
@@ -156,7 +158,7 @@ PARAMETERS: dict[str, Schema] = {
     "revision": _path("revision", COUNT, "Number of a revision"),
     "sha256": _path("sha256", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "SHA-256 of the tar file, in hex"),
     "operation": _path("operation", TEXT, "Id of the operation"),
-    "topic": _path("topic", _words("specs", "replicas", "demand", "requests", "shadows", "decisions"), "Topic"),
+    "topic": _path("topic", _words(*TOPICS), "Topic"),
     "all_traffic": {
         "name": "all_traffic",
         "in": "query",

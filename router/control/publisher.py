@@ -84,7 +84,7 @@ class Publisher:
 async def newest_in(log: Log) -> dict[str, EndpointRevision]:
     """Endpoint → the newest revision that `log` holds."""
     newest: dict[str, EndpointRevision] = {}
-    reader = log.reader((SPECS,))
+    reader = await log.reader((SPECS,))
     try:
         while not await reader.caught_up():
             for message in await reader.next(1.0):

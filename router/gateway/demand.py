@@ -11,6 +11,8 @@ from router.contract.events import BUCKETS, DEMAND, DemandReport, DemandRow, Out
 from router.gateway.records import unix_ns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from router.gateway.lane import Lane
     from router.gateway.routes import Endpoint
     from router.runtime.log.base import Log
@@ -50,8 +52,10 @@ def account(lane: Lane, outcome: int, waited: int, took: int) -> None:
 class Reporter:
     """Writes the reports of this worker."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, hand: Callable[[str, int, str, bytes], None]) -> None:
+        """`hand` gets (writer, sequence, endpoint, message) of everything that is put on the log."""
         self._log = log
+        self._hand = hand
 
     def turn(self, endpoints: list[Endpoint]) -> None:
         """Report every endpoint where something happens or that has been silent for a second."""
@@ -78,7 +82,10 @@ class Reporter:
             rows=rows,
             draining=draining,
         )
-        self._log.append(DEMAND, endpoint.name, encode_demand(report))
+        message = encode_demand(report)
+        sequence = self._log.append(DEMAND, endpoint.name, message)
+        if sequence >= 0:
+            self._hand(self._log.writer, sequence, endpoint.name, message)
 
 
 def _row(lane: Lane, now: int) -> DemandRow:

@@ -1,6 +1,9 @@
 """From the log to the routing snapshot: one reader of `specs` and `replicas`, one whole swap per message.
 
-A message that makes no sense changes nothing: the endpoint stays as it was, all others go on, and a line is logged.
+Replicas come directly from the autoscaler too, so each set may come twice, and an older one after a newer: by
+(generation, version) what is not newer than what an endpoint has is ignored. A higher generation is a later owner,
+whatever its versions; a lower one is an owner that does not know yet that it is none. A message that makes no sense
+changes nothing: the endpoint stays as it was, all others go on, and a line is logged.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from router.contract.errors import InvalidSpec, TidegateError
 from router.contract.events import REPLICAS, SPECS, EndpointReplicas, EndpointRevision
 from router.gateway.routes import Endpoint
 from router.policy.matching import Table
+from router.runtime.telemetry import Limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +33,13 @@ class Discovery:
     def __init__(self, state: State) -> None:
         self._state = state
         self.endpoints: dict[str, Endpoint] = {}
-        self._early: dict[str, EndpointReplicas] = {}
-        """Replica sets of endpoints whose revision has not been read yet."""
+        self._replica_sets: dict[str, EndpointReplicas] = {}
+        """Endpoint → the newest, also where the revision has not been read yet or the endpoint may come back."""
+        self._say = Limited(_LOG)
 
     async def follow(self, log: Log, on_caught_up: Callable[[], None]) -> None:
         """Apply every message, for ever; `on_caught_up` is called once, when the past has been read."""
-        reader = log.reader((SPECS, REPLICAS))
+        reader = await log.reader((SPECS, REPLICAS))
         caught_up = False
         try:
             while True:
@@ -61,12 +66,19 @@ class Discovery:
                 extra={"topic": message.topic, "endpoint": message.key, "problem": str(error)},
             )
 
+    def take_replicas(self, value: bytes) -> None:
+        """Take one `replicas` message that did not come from the log."""
+        try:
+            self._replicas(decode_replicas(value))
+        except (UnknownSchema, Malformed, ValueError, TidegateError) as error:
+            message = "replicas that were told directly make no sense; the last good ones stay"
+            self._say.error("told", message, problem=str(error))
+
     def _revision(self, event: EndpointRevision) -> None:
         known = self.endpoints.get(event.endpoint)
         if event.deleted:
             if known is not None:
                 del self.endpoints[event.endpoint]
-                self._early.pop(event.endpoint, None)
                 self._swap()
                 known.close()
                 known.ledger.flush()
@@ -75,17 +87,19 @@ class Discovery:
         endpoint.apply_revision(event)
         if known is None:
             self.endpoints[event.endpoint] = endpoint
-            early = self._early.pop(event.endpoint, None)
+            early = self._replica_sets.get(event.endpoint)
             if early is not None:
                 endpoint.apply_replicas(early)
         self._swap()
 
     def _replicas(self, event: EndpointReplicas) -> None:
+        newest = self._replica_sets.get(event.endpoint)
+        if newest is not None and (event.generation, event.version) <= (newest.generation, newest.version):
+            return
+        self._replica_sets[event.endpoint] = event
         endpoint = self.endpoints.get(event.endpoint)
         if endpoint is not None:
             endpoint.apply_replicas(event)
-        else:
-            self._early[event.endpoint] = event
 
     def _swap(self) -> None:
         domain = self._state.settings.domain.lower().encode()

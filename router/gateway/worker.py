@@ -24,6 +24,7 @@ from router.gateway.records import renew_clock
 from router.gateway.state import State
 from router.gateway.tee import Tee
 from router.gateway.timers import Wheel
+from router.runtime.courier import Courier
 
 if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
@@ -34,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _BACKLOG = 4096
 _SHADOWS_EVERY_SECONDS = 1.0
 _TEE_CLOSE_SECONDS = 1.0
+_COURIER_CLOSE_SECONDS = 1.0
 _QUIET_NS = 500_000_000
 """A connection that has been quiet this long is closed at the stop; one in use ends with its next answer."""
 
@@ -83,7 +85,6 @@ class _Worker:
         self._log = log
         self._listener = listener
         self._loop = loop
-        self._reporter = Reporter(log)
         boot = log.writer
         self._state = State(
             settings=settings,
@@ -98,12 +99,15 @@ class _Worker:
             report_now=self._report_now,
         )
         self._discovery = Discovery(self._state)
+        self._courier = Courier(settings.autoscaler, self._discovery.take_replicas)
+        self._reporter = Reporter(log, self._courier.hand)
         self._caught_up = asyncio.Event()
         self._shadows_due = 0.0
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """The worker's whole life."""
         state = self._state
+        self._courier.open()
         try:
             async with asyncio.TaskGroup() as group:
                 background = [
@@ -207,6 +211,7 @@ class _Worker:
         await state.tee.close(_TEE_CLOSE_SECONDS)
         await asyncio.sleep(0)
         self._flush()
+        await self._courier.close(_COURIER_CLOSE_SECONDS)
         state.wheel.close()
         state.doorbell.close()
         with contextlib.suppress(Exception):

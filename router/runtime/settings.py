@@ -32,6 +32,16 @@ class DataLayout:
         return self.root / "log"
 
     @property
+    def spool(self) -> Path:
+        """What this machine has for a log on Kafka, until Kafka has it."""
+        return self.root / "spool"
+
+    @property
+    def instance(self) -> Path:
+        """File that names this folder's autoscaler over its restarts."""
+        return self.root / "instance"
+
+    @property
     def assets(self) -> Path:
         """Uploaded code, models and conda files: `assets/<sha256>/…`, never changed once there."""
         return self.root / "assets"
@@ -58,7 +68,7 @@ class DataLayout:
 
     @property
     def autoscaler_socket(self) -> Path:
-        """HTTP of the autoscaler, for logs."""
+        """HTTP of the autoscaler: logs, and demand past the log."""
         return self.run / "autoscaler.sock"
 
     @property
@@ -98,6 +108,8 @@ class GatewaySettings:
     """Longest time a request may wait for a replica when none is ready; also bounded by the client leaving."""
     max_waiting: int = 10_000
     """Requests that may wait for a first replica, per deployment and worker."""
+    autoscaler: tuple[str, ...] = ()
+    """Where demand is handed besides the log, `unix:/path` or `http://host:port`; none where the log is as direct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,8 @@ class MirrorSettings:
     """Request and response bytes held; beyond it shadows are dropped with reason `memory`."""
     timeout_seconds: float = 300.0
     """A shadow's own deadline, independent of the live request's."""
+    autoscaler: tuple[str, ...] = ()
+    """Where demand is handed besides the log, `unix:/path` or `http://host:port`; none where the log is as direct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,8 @@ class AutoscalerSettings:
     drain_acknowledge_seconds: float = 10.0
     """A gateway that has been silent this long no longer holds up a drain."""
     scoring_url: str = "http://127.0.0.1:8080"
+    listen: tuple[str, int] | None = None
+    """Host and port on which gateways of other machines hand their demand over; None = on this machine alone."""
 
 
 @dataclass(frozen=True, slots=True)

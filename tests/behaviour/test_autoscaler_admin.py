@@ -16,7 +16,8 @@ import pytest
 
 from autoscaler.backends.memory import MemoryBackend
 from autoscaler.control import admin
-from autoscaler.control.admin import HEAD_BYTES, MOST_LINES, admin_site
+from autoscaler.control.admin import MOST_LINES, admin_site
+from autoscaler.control.requests import HEAD_BYTES
 
 DEADLINE = 30.0
 

@@ -53,7 +53,7 @@ class Bench:
 
     async def watch(self) -> None:
         """Follow what the autoscaler writes."""
-        reader = self.log.reader((REPLICAS, DECISIONS))
+        reader = await self.log.reader((REPLICAS, DECISIONS))
         try:
             while True:
                 for message in await reader.next(None):
@@ -202,7 +202,7 @@ async def test_a_second_autoscaler_on_the_same_data_is_refused(bench: Bench) -> 
 
 async def test_an_owner_that_was_overtaken_ends(bench: Bench) -> None:
     memory = MemoryBackend(world=bench.world)
-    bench.world.generation = 99
+    bench.world.generations[ENDPOINT] = 99
     bench.specs(revision(1, {"blue": deployment()}))
     with pytest.raises(TaskFailed, match="Fenced"):
         async with asyncio.timeout(DEADLINE):

@@ -372,7 +372,7 @@ async def test_the_openapi_document_is_valid_and_whole(plane: Running) -> None:
 
 async def test_a_published_revision_is_whole(plane: Running) -> None:
     await plane.endpoint("shop", "Blue", traffic={"blue": 100})
-    reader = plane.log.reader(("specs",))
+    reader = await plane.log.reader(("specs",))
     try:
         newest = codec.decode_specs((await reader.next(5))[-1].value)
         while not await reader.caught_up():

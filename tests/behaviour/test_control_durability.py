@@ -27,7 +27,7 @@ async def published(folder: Path) -> dict[str, EndpointRevision]:
     log = EmbeddedLog(folder / "log")
     newest: dict[str, EndpointRevision] = {}
     try:
-        reader = log.reader((SPECS,))
+        reader = await log.reader((SPECS,))
         while not await reader.caught_up():
             for message in await reader.next(5):
                 event = codec.decode_specs(message.value)

@@ -34,6 +34,8 @@ from router.contract.events import (
     ShadowComparison,
     bucket_of,
 )
+from tests.support.contract_samples import COUNTS, REQUEST_NAMES, pack_requests
+from tests.support.contract_samples import REQUESTS as RECORDS
 from tests.support.control_plane import DEPLOYMENT, Running, ready, running, tar_of, until
 
 
@@ -112,6 +114,48 @@ async def test_status_folds_replicas_demand_and_shadows(plane: Running) -> None:
     assert samples["tidegate_deployment_weight_percent", "blue", "shop"] == 100
 
 
+def samples_of(text: str) -> dict[tuple[str, ...], float]:
+    """(name, *label values in the order of their labels' names) → value."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_finished_requests_are_counted_by_how_they_ended_whether_folded_or_not(plane: Running) -> None:
+    await plane.endpoint("shop", "blue")
+    plane.log.append(REQUESTS, "shop", pack_requests(RECORDS, REQUEST_NAMES))
+    plane.log.append(REQUESTS, "shop", codec.encode_counts(COUNTS[:2]))
+    plane.log.append(REQUESTS, "ghost", pack_requests(RECORDS, REQUEST_NAMES))
+    plane.log.append(REQUESTS, "shop", b"\xff nonsense")
+
+    async def counted() -> Any:
+        samples = samples_of((await plane.call("GET", "/metrics")).text)
+        return samples if samples["tidegate_log_skipped_messages_total",] else None
+
+    samples = await until("the fold", counted)
+    by_outcome = {
+        key[1:]: value for key, value in samples.items() if key[0] == "tidegate_requests_by_outcome_total" and value
+    }
+    assert by_outcome == {
+        ("", "shop", "refused"): 1,
+        ("", "shop", "other"): 3,
+        ("blue", "shop", "model_error"): 11,
+        ("blue", "shop", "other"): 5,
+        ("blue", "shop", "ok"): 985,
+    }
+    assert samples["tidegate_requests_by_status_total", "blue", "shop", "4xx"] == 1
+    assert samples["tidegate_requests_by_status_total", "blue", "shop", "other"] == 1000
+    assert samples["tidegate_request_bytes_total", "blue", "shop"] == 1024 + 1_024_000
+    assert samples["tidegate_response_bytes_total", "blue", "shop"] == 2048 + 2_048_000
+    assert samples["tidegate_folded_requests_total", "blue", "shop"] == 1000
+    for name in ("gaps", "late_messages", "duplicates"):
+        for topic in (DEMAND, REQUESTS, SHADOWS, DECISIONS):
+            assert samples[f"tidegate_log_{name}_total", topic] == 0
+    assert "ghost" not in {part for key in samples for part in key}
+
+
 async def test_nothing_the_log_says_makes_series_for_what_does_not_exist(plane: Running) -> None:
     await plane.endpoint("shop", "blue")
     for number in range(50):
@@ -146,7 +190,7 @@ async def test_events_are_one_json_line_each_and_the_tail_is_the_newest(plane: R
     assert [line["event"].get("previous") for line in lines] == [27, 28, 29, None]
     assert lines[0]["event"]["inputs"] == {"rate": None}
     assert "unreadable" in lines[3]["event"]
-    assert set(lines[0]) == {"topic", "offset", "key", "writer", "sequence", "at", "event"}
+    assert set(lines[0]) == {"topic", "partition", "offset", "key", "writer", "sequence", "at", "event"}
     requests = [json.loads(line) for line in (await plane.call("GET", "/v1/events/requests")).text.splitlines()]
     assert [line["event"]["sequence"] for line in requests] == [0, 1, 2]
     assert (requests[0]["event"]["outcome"], requests[0]["event"]["flags"]) == (

@@ -85,18 +85,20 @@ class World:
 
     def __post_init__(self) -> None:
         self.reconciler = self.make()
+        self.reconciler.follow({0}, {})
         self.heard_version: dict[str, int] = {}
 
     def begin(self) -> None:
         """The start of the autoscaler, after everything before was taken."""
         self.reconciler.take_observation("memory", self.observation())
-        self.reconciler.begin(self.reconciler.generation + 1, self.now_ns)
+        self.reconciler.adopt(frozenset({0}), self.reconciler.territory.highest + 1, self.now_ns)
         self.turn()
 
     def restart(self) -> None:
         """A new autoscaler that knows only what the log and the backend tell."""
         last = self.last()
         self.reconciler = self.make()
+        self.reconciler.follow({0}, {})
         for event in self.told:
             self.reconciler.take_replicas(event)
         assert last is self.told[-1]
@@ -124,9 +126,10 @@ class World:
             self.told.extend(turn.replicas)
             self.decisions.extend(turn.decisions)
             before = dict(self.replicas)
-            for plan in turn.plans.values():
-                for target, wish in plan.deployments.items():
-                    self._apply(target, wish)
+            for target, wish in (
+                (t, w) for plans in turn.plans.values() for p in plans for t, w in p.deployments.items()
+            ):
+                self._apply(target, wish)
             if before == self.replicas:
                 return turn
             self.reconciler.take_observation("memory", self.observation())

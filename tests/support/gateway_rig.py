@@ -166,7 +166,7 @@ class Rig:
         await self.applied(name, revision=revision, version=version)
 
     async def _read(self) -> None:
-        reader = self.publisher.log.reader((DEMAND, REQUESTS, SHADOWS))
+        reader = await self.publisher.log.reader((DEMAND, REQUESTS, SHADOWS))
         try:
             while True:
                 for message in await reader.next():

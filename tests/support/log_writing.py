@@ -1,7 +1,7 @@
-"""A process that writes to a log: `python -m tests.support.log_writing URL TOPIC KEYS COUNT`.
+"""A process that writes to a log: `python -m tests.support.log_writing URL SPOOL TOPIC KEYS COUNT`.
 
 It appends COUNT messages (0 = without end) in rounds, commits each round and reports `<writer> <messages committed>`
-per round on stdout. The value of a message is its sequence in decimal; keys take turns.
+per round on stdout. The value of a message is its number in decimal; keys take turns.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from router.runtime.log.opening import open_log
@@ -18,13 +19,41 @@ ROOT = Path(__file__).resolve().parents[2]
 ROUND = 50
 
 
-async def _write(url: str, topic: str, keys: int, count: int) -> None:
-    log = open_log(url)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a log is: its URL, and the folder of the spool in front of one on Kafka."""
+
+    url: str
+    spool: Path | None = None
+
+
+@contextlib.asynccontextmanager
+async def shipping(place: Place) -> AsyncIterator[None]:
+    """A shipper for the log's spool, if it has one, in this process and loop."""
+    if place.spool is None:
+        yield
+        return
+    from router.runtime.log.kafka_url import parse
+    from router.runtime.log.shipper import ShipperSettings, run
+
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(
+        run(parse(place.url), place.spool, stop, ready.set, settings=ShipperSettings()), name="shipper"
+    )
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(60):
+            await running
+
+
+async def _write(place: Place, topic: str, keys: int, count: int) -> None:
+    log = open_log(place.url, spool=place.spool)
     written = 0
     while not count or written < count:
         for _ in range(min(ROUND, count - written) if count else ROUND):
-            sequence = log.append(topic, f"key-{written % keys}", str(written).encode())
-            assert sequence == written
+            assert log.append(topic, f"key-{written % keys}", str(written).encode()) >= 0
             written += 1
         await log.flush()
         print(log.writer, written, flush=True)  # noqa: T201 -- the report
@@ -32,9 +61,11 @@ async def _write(url: str, topic: str, keys: int, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def writing(url: str, topic: str, *, keys: int = 3, count: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+async def writing(
+    place: Place, topic: str, *, keys: int = 3, count: int = 0
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the process; it is killed at the end if it still runs."""
-    arguments = ["-m", "tests.support.log_writing", url, topic, str(keys), str(count)]
+    arguments = ["-m", "tests.support.log_writing", place.url, str(place.spool or ""), topic, str(keys), str(count)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=1 << 24
     )
@@ -57,4 +88,5 @@ async def report(process: asyncio.subprocess.Process) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_write(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    _, _url, _spool, _topic, _keys, _count = sys.argv
+    asyncio.run(_write(Place(_url, Path(_spool) if _spool else None), _topic, int(_keys), int(_count)))

@@ -48,7 +48,7 @@ class Mirror:
         return self.settings.data.mirror_socket
 
     async def follow(self) -> None:
-        reader = self.log.reader((SHADOWS, DEMAND))
+        reader = await self.log.reader((SHADOWS, DEMAND))
         try:
             while True:
                 messages = await reader.next()
@@ -122,7 +122,7 @@ class Mirror:
         assert self.task is not None
         await self.task
         await self.log.flush()
-        reader = self.log.reader((SHADOWS,))
+        reader = await self.log.reader((SHADOWS,))
         try:
             count = 0
             while not await reader.caught_up():

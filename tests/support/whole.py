@@ -204,11 +204,13 @@ def echo_deployment(endpoint: str, name: str, extra: dict[str, Any]) -> dict[str
 
 
 @contextlib.asynccontextmanager
-async def whole(folder: Path, *, workers: int = 2) -> AsyncIterator[Whole]:
-    """Everything up on free ports; SIGTERM at the end, and nothing may be left running."""
+async def whole(folder: Path, *flags: str, workers: int = 2) -> AsyncIterator[Whole]:
+    """Everything up on free ports, `flags` added; SIGTERM at the end, and nothing may be left running."""
     data = folder / "data"
     try:
-        async with tidegate_up(data, "--workers", str(workers), log=folder / "up.log", deadline_seconds=120) as tree:
+        async with tidegate_up(
+            data, "--workers", str(workers), *flags, log=folder / "up.log", deadline_seconds=120
+        ) as tree:
             connector = aiohttp.TCPConnector(limit=0)
             timeout = aiohttp.ClientTimeout(total=DEADLINE_SECONDS)
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

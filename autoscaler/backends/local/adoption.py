@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from autoscaler.backends.local.environments import write_whole
@@ -23,6 +25,8 @@ from router.runtime import processes
 
 ENDED = "ended"
 """Folder of replicas that are over, kept for their logs."""
+GENERATIONS = "generations.json"
+"""Endpoint → the newest ownership generation that acted for it on the replicas of this folder."""
 ENDED_KEPT = 3
 """Per deployment."""
 
@@ -30,12 +34,12 @@ _shelving = threading.Lock()  # replicas that end together are put away by sever
 
 
 class Ownership:
-    """The lock on a folder of replicas, and the newest ownership generation that acted on it."""
+    """The lock on a folder of replicas, and the newest ownership generation that acted for each endpoint on it."""
 
     def __init__(self, replicas: Path) -> None:
         self._folder = replicas
         self._fd = -1
-        self.generation = 0
+        self._generations: dict[str, int] = {}
 
     async def take(self, patience_seconds: float) -> None:
         """Become the owner. Raises `Conflict` when another process stays it for `patience_seconds`."""
@@ -53,16 +57,21 @@ class Ownership:
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         self._fd = fd
-        with contextlib.suppress(OSError, ValueError):
-            self.generation = int((self._folder / "generation").read_text())
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            found = json.loads((self._folder / GENERATIONS).read_text())
+            self._generations = {str(endpoint): int(generation) for endpoint, generation in found.items()}
 
-    def check(self, generation: int) -> None:
-        """Let a plan of `generation` act. Raises `Fenced` when a newer one has; remembers it over restarts."""
-        if generation < self.generation:
-            raise Fenced(f"generation {generation} has been followed by {self.generation}")
-        if generation > self.generation:
-            write_whole(self._folder / "generation", str(generation))
-            self.generation = generation
+    def check(self, generation: int, endpoints: Collection[str]) -> None:
+        """Let a plan of `generation` act for `endpoints`. Raises `Fenced`, changing nothing, when a newer one has acted
+        for any of them; remembers it over restarts.
+        """
+        for endpoint in sorted(endpoints):
+            if generation < self._generations.get(endpoint, 0):
+                newest = self._generations[endpoint]
+                raise Fenced(f"generation {generation} for {endpoint} has been followed by {newest}")
+        if any(generation > self._generations.get(endpoint, 0) for endpoint in endpoints):
+            self._generations.update(dict.fromkeys(endpoints, generation))
+            write_whole(self._folder / GENERATIONS, json.dumps(self._generations))
 
     def release(self) -> None:
         """Let go."""

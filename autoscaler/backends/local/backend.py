@@ -107,7 +107,7 @@ class LocalBackend:
         """Record the wish. Raises `Fenced`, or `Unavailable` when the backend is not running."""
         if self._closed or self._reconciler is None:
             raise Unavailable("the local backend is not running")
-        self._ownership.check(plan.generation)
+        self._ownership.check(plan.generation, {target[0] for target in plan.deployments})
         for target, wish in plan.deployments.items():
             self._wishes[target] = wish
             for name in wish.remove & self._replicas.keys():

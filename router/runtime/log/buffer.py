@@ -27,6 +27,7 @@ class Row(NamedTuple):
     value: bytes
     sequence: int
     time_ns: int
+    partition: int = 0
 
 
 class Buffer:
@@ -38,28 +39,33 @@ class Buffer:
         self._rows: list[Row] = []
         self._held_bytes = 0
         self._accepted = self._committed = 0
-        self._sequences: Counter[str] = Counter()
+        self._sequences: Counter[tuple[str, int]] = Counter()
         self._waiting: Counter[str] = Counter()
         self._flushes: list[tuple[int, Future[None]]] = []
         self.dropped: Counter[str] = Counter()
         self._abandoned: Exception | None = None
         self.closed = False
+        self.refusing = False
+        """Whether messages of stream topics are dropped for want of room behind this buffer; set by the committing thread."""
         self.work = threading.Event()
         """Set when there may be something to do."""
 
-    def put(self, topic: str, key: str, value: bytes, time_ns: int) -> int:
-        """Accept one message: its sequence, or -1 when it was dropped. Raises `Unavailable` only after `close`."""
+    def put(self, topic: str, key: str, value: bytes, time_ns: int, partition: int = 0) -> int:
+        """Accept one message: its sequence in its partition, or -1 when it was dropped.
+
+        Raises `Unavailable` only after `close`.
+        """
         cost = len(value) + ROW_BYTES
         with self._lock:
             if topic not in COMPACTED:
-                if self.closed or self._held_bytes + cost > self._bound_bytes:
+                if self.closed or self.refusing or self._held_bytes + cost > self._bound_bytes:
                     self.dropped[topic] += 1
                     return -1
             elif self.closed:
                 raise Unavailable(f"the log is closed; the message on {topic!r} about {key!r} was not accepted")
-            sequence = self._sequences[topic]
-            self._sequences[topic] = sequence + 1
-            self._rows.append(Row(topic, key, value, sequence, time_ns))
+            sequence = self._sequences[topic, partition]
+            self._sequences[topic, partition] = sequence + 1
+            self._rows.append(Row(topic, key, value, sequence, time_ns, partition))
             self._waiting[topic] += 1
             self._held_bytes += cost
             self._accepted += 1

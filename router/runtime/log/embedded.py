@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from router.contract.errors import Unavailable
+from router.contract.events import COMPACTED
 from router.runtime.clock import Clock, SystemClock
-from router.runtime.log.base import Position
+from router.runtime.log.base import Health, Position, Share
 from router.runtime.log.buffer import Buffer
 from router.runtime.log.embedded_reader import EmbeddedReader
 from router.runtime.log.embedded_store import Retention, Store
@@ -23,8 +24,30 @@ FILE = "log.db"
 WAKE = "wake"
 
 
+class SoleMember:
+    """Implements `Member` where there is nobody to share with."""
+
+    def __init__(self) -> None:
+        self.share = Share(frozenset({0}), 0)
+        self.reachable = True
+        self._told = False
+
+    async def changed(self) -> Share:
+        """See `Member.changed`: once, then never again."""
+        if self._told:
+            await asyncio.get_running_loop().create_future()
+        self._told = True
+        return self.share
+
+    async def close(self) -> None:
+        """See `Member.close`."""
+        self.share = Share(frozenset(), 0)
+
+
 class EmbeddedLog:
     """Implements `Log`. Any number of processes may open the same folder."""
+
+    partitions = 1
 
     def __init__(
         self,
@@ -44,7 +67,7 @@ class EmbeddedLog:
         self._clock = clock or SystemClock()
         self._busy_seconds = busy_seconds
         settings = settings or WriterSettings()
-        self._buffer = Buffer(settings.buffer_bytes)
+        self.buffer = Buffer(settings.buffer_bytes)
         self._readers: list[EmbeddedReader] = []
         try:
             (self.folder / WAKE).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,10 +75,11 @@ class EmbeddedLog:
             raise Unavailable(
                 f"embedded log {self.folder} cannot be made: {error}; name a folder you may write"
             ) from error
+        self._is_spool = settings.outgoing
         self._thread = Writer(
             self._open_file,
             boot=bytes.fromhex(self.writer),
-            buffer=self._buffer,
+            buffer=self.buffer,
             clock=self._clock,
             settings=settings,
             retention=retention or Retention(),
@@ -64,6 +88,10 @@ class EmbeddedLog:
         self._thread.opened.result()
 
     def _open_file(self) -> tuple[Store, Bell]:
+        if self._is_spool:
+            from router.runtime.log.spool_rescue import mend
+
+            mend(self.folder / FILE)
         store = Store(self.folder / FILE, busy_seconds=self._busy_seconds)
         try:
             return store, Bell(self.folder / WAKE)
@@ -71,26 +99,52 @@ class EmbeddedLog:
             store.close()
             raise Unavailable(f"embedded log {self.folder / WAKE} cannot be used: {error}") from error
 
-    def append(self, topic: str, key: str, value: bytes) -> int:
-        """See `Log.append`. Returns -1 for a message that was dropped, which takes no sequence."""
-        return self._buffer.put(topic, key, value, self._clock.time_ns())
+    def append(self, topic: str, key: str, value: bytes, partition: int = 0) -> int:
+        """See `Log.append`. Returns -1 for a message that was dropped, which takes no sequence.
+
+        `partition`: only for a spool, where a broker spreads the keys over several.
+        """
+        return self.buffer.put(topic, key, value, self._clock.time_ns(), partition)
 
     async def flush(self) -> None:
         """See `Log.flush`."""
-        await asyncio.wrap_future(self._buffer.flush())
+        await asyncio.wrap_future(self.buffer.flush())
 
-    def reader(self, topics: Sequence[str], start: Sequence[Position] | str = "earliest") -> EmbeddedReader:
-        """See `Log.reader`. A topic without a stored position is read from its beginning. Raises `Unavailable`.
+    def partition_of(self, key: str) -> int:  # noqa: ARG002 -- the interface's
+        """See `Log.partition_of`: there is one."""
+        return 0
 
-        Waits some milliseconds for the reading thread: whatever is appended after this call will be seen.
-        """
-        reader = EmbeddedReader(self.folder / FILE, self.folder / WAKE, topics, start, self._buffer)
+    async def reader(
+        self,
+        topics: Sequence[str],
+        start: Sequence[Position] | str = "earliest",
+        partitions: Collection[int] | None = None,
+    ) -> EmbeddedReader:
+        """See `Log.reader`. A topic without a stored position is read from its beginning. Raises `Unavailable`."""
+        wanted = [one for one in topics if partitions is None or 0 in partitions or one in COMPACTED]
+        return await self.opened(EmbeddedReader(self.folder / FILE, self.folder / WAKE, wanted, self.buffer), start)
+
+    async def opened(self, reader: EmbeddedReader, start: Sequence[Position] | str) -> EmbeddedReader:
+        """`reader`, open and closed with this log at the latest. Raises `Unavailable`."""
         self._readers = [*(old for old in self._readers if not old.closed), reader]
+        try:
+            await reader.open(start)
+        except BaseException:
+            await reader.close()
+            raise
         return reader
+
+    async def member(self, group: str) -> SoleMember:  # noqa: ARG002 -- the interface's
+        """See `Log.member`: a folder belongs to one machine, and who owns it there is settled by its locks."""
+        return SoleMember()
+
+    async def health(self) -> Health:
+        """See `Log.health`."""
+        return Health(counters={("log_dropped_messages", topic): n for topic, n in self.buffer.dropped.items()})
 
     def dropped(self) -> Mapping[str, int]:
         """See `Log.dropped`."""
-        return dict(self._buffer.dropped)
+        return dict(self.buffer.dropped)
 
     async def close(self) -> None:
         """See `Log.close`; closes its readers too. Raises `Unavailable` when accepted messages could not be committed.

@@ -34,12 +34,15 @@ class EmbeddedReader:
     """Implements `Reader`. Made on any thread, then used by one task of one event loop at a time."""
 
     def __init__(
-        self, path: Path, wake: Path, topics: Sequence[str], start: Sequence[Position] | str, buffer: Buffer
+        self, path: Path, wake: Path, topics: Sequence[str], buffer: Buffer, stats: ReaderStats | None = None
     ) -> None:
-        """Waits for the reading thread to have found its start, so that whatever is appended from now on is seen."""
-        self.stats = ReaderStats()
+        """A reader that reads nothing yet: `open` it. It is called from now on for what is appended."""
+        self.stats = stats or ReaderStats()
         self._continuity = Continuity(self.stats)
         self._buffer = buffer
+        self._path = path
+        self._topics = tuple(topics)
+        self._store: Store | None = None
         self._look = True
         self._closed = False
         self._woken = asyncio.Event()
@@ -47,13 +50,20 @@ class EmbeddedReader:
         self._cursors: dict[str, int] = {}
         self._listener = Listener(wake, topics)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log-reader")
-        try:
-            self._store = self._thread.submit(Store, path).result()
-            self._cursors = self._thread.submit(_start, self._store, topics, start).result()
-        except BaseException:
-            self._listener.close()
-            self._thread.shutdown()
-            raise
+
+    async def open(self, start: Sequence[Position] | str) -> None:
+        """Find the start; whatever is appended from now on will be seen. Raises `Unavailable`, `ValueError`."""
+
+        def begin() -> dict[str, int]:
+            self._store = Store(self._path)
+            return _start(self._store, self._topics, start)
+
+        self._cursors = await self._run(begin)
+
+    @property
+    def _file(self) -> Store:
+        assert self._store is not None
+        return self._store
 
     async def next(self, timeout_seconds: float | None = None) -> Sequence[Message]:
         """See `Reader.next`. Raises `Unavailable` when the file cannot be read."""
@@ -77,7 +87,7 @@ class EmbeddedReader:
     async def _fetch(self) -> Sequence[Message]:
         try:
             cursors = dict(self._cursors)
-            messages, more = await self._run(lambda: self._store.read(cursors, BATCH_ROWS, BATCH_BYTES))
+            messages, more = await self._run(lambda: self._file.read(cursors, BATCH_ROWS, BATCH_BYTES))
         except BaseException:
             self._look = True
             raise
@@ -86,7 +96,7 @@ class EmbeddedReader:
         self._look = self._look or more
         for message in messages:
             self._cursors[message.topic] = message.offset + 1
-            self._continuity.saw(message.topic, message.writer, message.sequence)
+            self._continuity.saw(message)
         return messages
 
     async def _wait(self, seconds: float) -> None:
@@ -129,7 +139,7 @@ class EmbeddedReader:
     async def caught_up(self) -> bool:
         """See `Reader.caught_up`; what this process has accepted counts, even while it is not committed yet."""
         cursors = dict(self._cursors)
-        return not self._buffer.waits(cursors) and not await self._run(lambda: self._store.unread(cursors))
+        return not self._buffer.waits(cursors) and not await self._run(lambda: self._file.unread(cursors))
 
     async def close(self) -> None:
         """See `Reader.close`. May be repeated."""
@@ -140,8 +150,12 @@ class EmbeddedReader:
         if self._loop is not None:
             self._loop.remove_reader(self._listener.socket)
         self._listener.close()
-        await asyncio.wrap_future(self._thread.submit(self._store.close))
+        await asyncio.wrap_future(self._thread.submit(self._let_go))
         self._thread.shutdown()
+
+    def _let_go(self) -> None:
+        if self._store is not None:
+            self._store.close()
 
 
 def _start(store: Store, topics: Sequence[str], start: Sequence[Position] | str) -> dict[str, int]:

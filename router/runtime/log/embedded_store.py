@@ -7,59 +7,40 @@ offsets are handed out in commit order: a reader that asks for `offset >= n` nev
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from router.contract.errors import Unavailable
 from router.contract.events import COMPACTED
+from router.runtime.log import embedded_schema, spool_disk
 from router.runtime.log.base import Message
 from router.runtime.log.buffer import Row
+from router.runtime.log.embedded_lock import OpenLock
+from router.runtime.log.embedded_upkeep import Retention, Upkeep
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS messages (
-    offset INTEGER PRIMARY KEY AUTOINCREMENT,
-    topic TEXT NOT NULL,
-    key TEXT NOT NULL,
-    writer BLOB NOT NULL,
-    sequence INTEGER NOT NULL,
-    time_ns INTEGER NOT NULL,
-    compacted INTEGER NOT NULL,
-    value BLOB NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS messages_by_id ON messages (topic, writer, sequence);
-CREATE INDEX IF NOT EXISTS messages_by_topic ON messages (topic, offset);
-CREATE INDEX IF NOT EXISTS messages_by_key ON messages (topic, key, offset) WHERE compacted = 1;
-CREATE TABLE IF NOT EXISTS usage (topic TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS upkeep (id INTEGER PRIMARY KEY CHECK (id = 1), claimed_ns INTEGER NOT NULL);
-INSERT OR IGNORE INTO upkeep VALUES (1, 0);
-"""
+__all__ = ["OUTGOING_ROW_BYTES", "Retention", "Store", "translated"]
+
+OUTGOING_ROW_BYTES = 200
+"""What a row takes in the file besides its value: its other columns, and its places in the indexes."""
 _INSERT = """
-INSERT INTO messages (topic, key, writer, sequence, time_ns, compacted, value) VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (topic, writer, sequence) DO NOTHING
+INSERT INTO messages (topic, partition, key, writer, sequence, time_ns, compacted, outgoing, value)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (topic, partition, writer, sequence) DO NOTHING
+"""
+_COUNT = """
+INSERT INTO usage VALUES (?1, ?2, ?3, ?4) ON CONFLICT (topic) DO UPDATE SET bytes = bytes + ?2,
+outgoing_rows = outgoing_rows + ?3, outgoing_bytes = outgoing_bytes + ?4
+"""
+_RECOUNT = """
+INSERT INTO usage SELECT topic, sum(length(value)), sum(outgoing), sum(length(value) * outgoing)
+FROM messages WHERE topic = ? GROUP BY topic
 """
 _READ = """
-SELECT offset, key, writer, sequence, time_ns, value FROM messages
+SELECT offset, partition, key, writer, sequence, time_ns, value, replaces FROM messages
 WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What stays in the file. Unit, default and why under each field."""
-
-    age_seconds: float = 86_400.0
-    """Stream messages older than this go: a day of history answers "what happened last night"."""
-    topic_bytes: int = 256 << 20
-    """Bytes of values per stream topic; beyond it the oldest go. Four topics make 1 GiB, small for any disk."""
-    interval_seconds: float = 30.0
-    """Between two rounds of upkeep, over all processes: often enough that a round stays short."""
-    step_rows: int = 500
-    """Rows per delete transaction: a few milliseconds, so that no writer waits long for the lock."""
 
 
 def _reason(error: sqlite3.Error, path: Path) -> str:
@@ -93,13 +74,18 @@ class Store:
     def __init__(self, path: Path, *, busy_seconds: float = 5.0) -> None:
         """Raises `Unavailable`. `busy_seconds`: how long a transaction waits for another process's."""
         self.path = path
-        with translated(path):
-            self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, cached_statements=32)
-            try:
-                self._prepare(time.monotonic() + busy_seconds)
-            except BaseException:
-                self._db.close()
-                raise
+        self._lock = OpenLock(path, wait_seconds=busy_seconds)
+        try:
+            with translated(path):
+                self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, cached_statements=32)
+                try:
+                    self._prepare(time.monotonic() + busy_seconds)
+                except BaseException:
+                    self._db.close()
+                    raise
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _prepare(self, deadline: float) -> None:
         while True:
@@ -115,16 +101,14 @@ class Store:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
         self._db.execute("PRAGMA cache_size = -1024")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
+        version = embedded_schema.version(self._db)
+        if version > embedded_schema.VERSION:
             raise Unavailable(
                 f"embedded log {self.path} was written by a newer version; upgrade, or name another folder"
             )
-        if version < _VERSION:
+        if version < embedded_schema.VERSION:
             with self._writing():
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+                embedded_schema.upgrade(self._db)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -137,20 +121,82 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
 
-    def insert(self, writer: bytes, rows: Sequence[Row]) -> None:
-        """Commit `rows` in order, all or none. Safe to repeat: a row that is there already is not added again."""
-        sizes: dict[str, int] = {}
-        for row in rows:
-            sizes[row.topic] = sizes.get(row.topic, 0) + len(row.value)
-        values = [
-            (row.topic, row.key, writer, row.sequence, row.time_ns, row.topic in COMPACTED, row.value) for row in rows
-        ]
+    def insert(self, writer: bytes, rows: Sequence[Row], outgoing: bool = False) -> int:
+        """Commit `rows` in order, all or none. Safe to repeat: a row that is there already is not added again.
+
+        `outgoing` rows wait to be shipped, and their writer is noted as one of this machine; returns the size of all
+        that wait, as `outgoing_size`.
+        """
         with translated(self.path), self._writing():
-            self._db.executemany(_INSERT, values)
-            self._db.executemany(
-                "INSERT INTO usage VALUES (?, ?) ON CONFLICT (topic) DO UPDATE SET bytes = bytes + excluded.bytes",
-                list(sizes.items()),
-            )
+            if outgoing:
+                self._keep_the_reserve(sum(len(row.value) + OUTGOING_ROW_BYTES for row in rows))
+            return self._insert(writer, rows, outgoing)
+
+    def _keep_the_reserve(self, size: int) -> None:
+        """Raise `Unavailable` when a commit of `size` bytes would take the room that is needed to make room again.
+
+        Within its transaction, or several writers would each find the same room. What is committed stands in the
+        write-ahead log first; if the disk cannot take it into the file then, nothing can be removed any more either.
+        """
+        folder = self.path.parent
+        try:
+            free, reserve = spool_disk.free_bytes(folder), spool_disk.reserve_bytes(folder)
+            if free >= spool_disk.PLENTY * reserve:
+                return
+            held = self.path.stat().st_size
+        except OSError:
+            return  # the commit itself will say what is wrong
+        names = ("page_count", "freelist_count", "page_size")
+        pages, unused, page = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
+        size += size // 4 + 16 * page
+        to_come = pages * page - held
+        if free >= reserve + to_come + 2 * size or (to_come <= 0 and unused * page >= size):
+            return
+        raise Unavailable(
+            f"embedded log {self.path} cannot grow because the disk is almost full ({free >> 20} MiB are left); "
+            "free some space, nothing accepted is lost meanwhile"
+        )
+
+    def _insert(self, writer: bytes, rows: Sequence[Row], outgoing: bool) -> int:
+        counts: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        values = []
+        for topic, key, value, sequence, time_ns, partition in rows:
+            counts[topic] += 1
+            sizes[topic] += len(value)
+            values.append((topic, partition, key, writer, sequence, time_ns, topic in COMPACTED, outgoing, value))
+        added = self._db.executemany(_INSERT, values).rowcount
+        if added == len(rows):
+            self._count(counts, sizes, outgoing)
+        elif added:
+            self._recount(counts)
+        if not outgoing:
+            return 0
+        # In the same transaction: nothing of a writer can come back as a copy before it is known as one of ours.
+        self._db.execute("INSERT OR IGNORE INTO writers VALUES (?, ?)", (writer, rows[0].time_ns))
+        return self._outgoing_size()
+
+    def _count(self, counts: Mapping[str, int], sizes: Mapping[str, int], outgoing: bool = False) -> None:
+        """Keep the books of rows that were added: topic → how many, topic → bytes of their values."""
+        self._db.executemany(
+            _COUNT, [(topic, sizes[topic], rows * outgoing, sizes[topic] * outgoing) for topic, rows in counts.items()]
+        )
+
+    def _recount(self, topics: Iterable[str]) -> None:
+        """Make the books of `topics` anew, when what happened to their rows is not known one by one."""
+        named = [(topic,) for topic in topics]
+        self._db.executemany("DELETE FROM usage WHERE topic = ?", named)
+        self._db.executemany(_RECOUNT, named)
+
+    def _outgoing_size(self) -> int:
+        query = "SELECT total(outgoing_rows), total(outgoing_bytes) FROM usage"
+        rows, size = self._db.execute(query).fetchone()
+        return int(rows) * OUTGOING_ROW_BYTES + int(size)
+
+    def outgoing_size(self) -> int:
+        """Bytes that rows still to be shipped take: their values and what each row costs besides."""
+        with translated(self.path):
+            return self._outgoing_size()
 
     def read(self, cursors: Mapping[str, int], max_rows: int, max_bytes: int) -> tuple[list[Message], bool]:
         """Messages from the given offset of each topic on, by offset, and whether there may be more.
@@ -163,8 +209,10 @@ class Store:
             for topic, start in cursors.items():
                 count = size = 0
                 cursor = self._db.execute(_READ, (topic, start, max_rows))
-                for offset, key, writer, sequence, time_ns, value in cursor:
-                    found.append(Message(topic, 0, offset, key, value, writer.hex(), sequence, time_ns))
+                for offset, partition, key, writer, sequence, time_ns, value, replaces in cursor:
+                    found.append(
+                        Message(topic, partition, offset, key, value, writer.hex(), sequence, time_ns, replaces)
+                    )
                     count, size = count + 1, size + len(value)
                     if size >= max_bytes:
                         break
@@ -188,66 +236,9 @@ class Store:
     def upkeep(self, now_ns: int, retention: Retention) -> Iterator[None]:
         """One round of compaction and retention, a small transaction per step; nothing when a round was run lately."""
         with translated(self.path):
-            if not self._claim(now_ns, retention):
-                return
-            topics = [topic for (topic,) in self._db.execute("SELECT topic FROM usage").fetchall()]
-            for topic in topics:
-                yield
-                steps = (
-                    self._compact(topic, retention) if topic in COMPACTED else self._expire(topic, now_ns, retention)
-                )
-                yield from steps
-
-    def _claim(self, now_ns: int, retention: Retention) -> bool:
-        """Take the round, unless another process did. A clock that was set back must not stop upkeep for good."""
-        due_ns = now_ns - round(retention.interval_seconds * 1e9)
-        query = "SELECT 1 FROM upkeep WHERE claimed_ns <= ? OR claimed_ns > ?"
-        if self._db.execute(query, (due_ns, now_ns)).fetchone() is None:
-            return False
-        with self._writing():
-            update = "UPDATE upkeep SET claimed_ns = ? WHERE claimed_ns <= ? OR claimed_ns > ?"
-            return self._db.execute(update, (now_ns, due_ns, now_ns)).rowcount == 1
-
-    def _compact(self, topic: str, retention: Retention) -> Iterator[None]:
-        """Delete what has a newer message of the same key."""
-        query = """
-            SELECT offset FROM messages WHERE topic = ? AND compacted = 1 AND offset NOT IN
-            (SELECT max(offset) FROM messages WHERE topic = ? AND compacted = 1 GROUP BY key) ORDER BY offset
-        """
-        old = [offset for (offset,) in self._db.execute(query, (topic, topic)).fetchall()]
-        for start in range(0, len(old), retention.step_rows):
-            self._delete(topic, json.dumps(old[start : start + retention.step_rows]))
-            yield
-
-    def _expire(self, topic: str, now_ns: int, retention: Retention) -> Iterator[None]:
-        """Delete the oldest that are too old, or too much."""
-        cutoff_ns = now_ns - round(retention.age_seconds * 1e9)
-        # One statement, so that the interpreter is free for the event loop while SQLite searches.
-        query = """
-            WITH oldest AS (SELECT offset, time_ns, length(value) AS size FROM messages
-                            WHERE topic = :topic ORDER BY offset LIMIT :rows),
-                 running AS (SELECT offset, time_ns, sum(size) OVER (ORDER BY offset) - size AS before FROM oldest)
-            SELECT json_group_array(offset) FROM running WHERE time_ns < :cutoff_ns
-                OR (SELECT bytes FROM usage WHERE topic = :topic) - before > :bytes
-        """
-        values = {
-            "topic": topic,
-            "rows": retention.step_rows,
-            "cutoff_ns": cutoff_ns,
-            "bytes": retention.topic_bytes,
-        }
-        while (old := self._db.execute(query, values).fetchone()[0]) != "[]":
-            self._delete(topic, old)
-            yield
-
-    def _delete(self, topic: str, offsets: str) -> None:
-        """Delete the messages whose offsets the JSON array names."""
-        chosen = "FROM messages WHERE offset IN (SELECT value FROM json_each(?))"
-        with self._writing():
-            size = self._db.execute(f"SELECT total(length(value)) {chosen}", (offsets,)).fetchone()[0]
-            self._db.execute(f"DELETE {chosen}", (offsets,))
-            self._db.execute("UPDATE usage SET bytes = max(0, bytes - ?) WHERE topic = ?", (int(size), topic))
+            yield from Upkeep(self._db, self._writing, retention).run(now_ns)
 
     def close(self) -> None:
         """Let go of the file. May be repeated."""
         self._db.close()
+        self._lock.close()

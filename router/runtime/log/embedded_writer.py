@@ -20,6 +20,9 @@ from router.runtime.log.embedded_store import Retention, Store
 from router.runtime.log.wakeups import Bell
 from router.runtime.telemetry import Limited
 
+LEAST_COMMIT_BYTES = 64 << 10
+"""Of one transaction, as long as there is more."""
+
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
@@ -42,6 +45,12 @@ class WriterSettings:
     """How long `close` goes on trying when commits fail."""
     upkeep_check_seconds: float = 10.0
     """How often this process asks whether a round of upkeep is due."""
+    outgoing: bool = False
+    """The file is a spool: what is written waits to be shipped, and is not limited by retention."""
+    spool_bytes: int = 1 << 30
+    """Outgoing bytes from which stream messages are refused: hours of records; the shipper folds before it is reached."""
+    spool_check_seconds: float = 0.2
+    """While it refuses, how often it looks whether there is room again."""
 
 
 class Writer(threading.Thread):
@@ -67,6 +76,7 @@ class Writer(threading.Thread):
         self._give_up_at = float("inf")
         self._last_commit = 0.0
         self._pause_seconds = settings.retry_seconds
+        self._commit_bytes = settings.commit_bytes
         self._next_upkeep = 0.0
         self._upkeep: Iterator[None] = iter(())
         self._reports = Limited(logging.getLogger(__name__))
@@ -115,25 +125,48 @@ class Writer(threading.Thread):
         closing = self._buffer.closed
         if not closing and time.monotonic() - self._last_commit < self._settings.gather_seconds:
             time.sleep(self._settings.gather_seconds)
-        rows = self._buffer.take(self._settings.commit_rows, self._settings.commit_bytes)
+        rows = self._buffer.take(self._settings.commit_rows, self._commit_bytes)
         if rows:
             return self._commit(rows) or self._back_off()
         if closing:
             return False
         if not self._upkeep_step():
-            self._buffer.work.wait(max(0.0, self._next_upkeep - time.monotonic()))
+            self._rest()
         return True
+
+    def _rest(self) -> None:
+        """Until there is something to do."""
+        seconds = max(0.0, self._next_upkeep - time.monotonic())
+        if not self._buffer.refusing:
+            self._buffer.work.wait(seconds)
+        elif not self._buffer.work.wait(min(seconds, self._settings.spool_check_seconds)):
+            try:
+                self._mind_the_cap(self._store.outgoing_size())
+            except Unavailable as error:
+                self._reports.warning("log_size_unknown", error.message)
+
+    def _mind_the_cap(self, size: int) -> None:
+        """Refuse stream messages while the spool is full. What was accepted before is committed all the same."""
+        full = size >= self._settings.spool_bytes
+        if full and not self._buffer.refusing:
+            message = "the spool is full: messages of stream topics are refused until some of it is shipped or folded"
+            self._reports.error("log_spool_full", message, spool_bytes=size)
+        self._buffer.refusing = full
 
     def _commit(self, rows: list[Row]) -> bool:
         try:
-            self._store.insert(self._boot, rows)
+            size = self._store.insert(self._boot, rows, self._settings.outgoing)
         except Unavailable as error:
             self._reports.error("log_commit_failed", error.message, waiting=len(rows))
             self._buffer.failed(error)
+            # On a disk that is nearly full there may be room for less.
+            self._commit_bytes = max(LEAST_COMMIT_BYTES, self._commit_bytes // 2)
             return False
+        self._commit_bytes = self._settings.commit_bytes
         self._last_commit = time.monotonic()
         self._pause_seconds = self._settings.retry_seconds
         self._buffer.committed(rows)
+        self._mind_the_cap(size)
         try:
             self._bell.ring({row.topic for row in rows})
         except OSError as error:

@@ -1,0 +1,75 @@
+"""The shape of the embedded log's file and how an older file becomes a newer one, in place and in one transaction.
+
+Version 2 added what a spool needs: rows on their way to Kafka (`outgoing`), the partition that their sequences are
+counted in, rows that stand for others (`replaces`), and the tables of the shipper.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+VERSION = 2
+
+_MESSAGES = """
+CREATE TABLE messages (
+    offset INTEGER PRIMARY KEY AUTOINCREMENT,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL DEFAULT 0,
+    key TEXT NOT NULL,
+    writer BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    time_ns INTEGER NOT NULL,
+    compacted INTEGER NOT NULL,
+    outgoing INTEGER NOT NULL DEFAULT 0,
+    replaces TEXT NOT NULL DEFAULT '',
+    value BLOB NOT NULL
+)
+"""
+_USAGE = """
+CREATE TABLE usage (
+    topic TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL,
+    outgoing_rows INTEGER NOT NULL DEFAULT 0,
+    outgoing_bytes INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+_FRESH = (
+    _MESSAGES,
+    "CREATE UNIQUE INDEX messages_by_id ON messages (topic, partition, writer, sequence)",
+    "CREATE INDEX messages_by_topic ON messages (topic, offset)",
+    "CREATE INDEX messages_by_key ON messages (topic, key, offset) WHERE compacted = 1",
+    _USAGE,
+    "CREATE TABLE upkeep (id INTEGER PRIMARY KEY CHECK (id = 1), claimed_ns INTEGER NOT NULL)",
+    "INSERT INTO upkeep VALUES (1, 0)",
+)
+_FROM_1 = (
+    "ALTER TABLE messages ADD COLUMN partition INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN outgoing INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN replaces TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE usage ADD COLUMN outgoing_rows INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE usage ADD COLUMN outgoing_bytes INTEGER NOT NULL DEFAULT 0",
+    "DROP INDEX messages_by_id",
+    "CREATE UNIQUE INDEX messages_by_id ON messages (topic, partition, writer, sequence)",
+)
+_SPOOL = (
+    # By offset, because an index ends with the row's own number.
+    "CREATE INDEX messages_outgoing ON messages (outgoing) WHERE outgoing = 1",
+    "CREATE TABLE writers (writer BLOB PRIMARY KEY, opened_ns INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE copied (topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (topic, partition)) WITHOUT ROWID",
+    "CREATE TABLE attempted (topic TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE set_aside (offset INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, reason TEXT NOT NULL)",
+    "CREATE TABLE link (id INTEGER PRIMARY KEY CHECK (id = 1), body TEXT NOT NULL)",
+)
+_STEPS = {0: _FRESH + _SPOOL, 1: _FROM_1 + _SPOOL}
+
+
+def version(db: sqlite3.Connection) -> int:
+    """The version of the file; 0 when it is new."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Bring the file to `VERSION`. The caller holds the write transaction; another process may have been faster."""
+    for statement in _STEPS.get(version(db), ()):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {VERSION}")
