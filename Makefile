@@ -3,20 +3,24 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test lint bench clean setup lock
+.PHONY: help demo test lint bench bench-log clean setup lock
 
 SUMMARY ?=
 JSON ?=
+LOG ?= embedded
 PYTEST ?=
+# A real Apache Kafka comes from Maven Central and runs on Java; what is there already is not installed.
+KAFKA := default-jre-headless:java maven:mvn
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: ## Create .venv with everything at the locked versions
 	@bash deploy/setup-venv.sh
 
-demo: setup ## Run all of Tidegate with real models, send traffic, show what happened (SUMMARY=file.json)
-	@.venv/bin/python -m loadtests.demo $(if $(SUMMARY),--summary '$(SUMMARY)')
+demo: setup ## Run all of Tidegate with real models, send traffic, show what happened (SUMMARY=file.json, LOG=kafka)
+	@if [ '$(LOG)' = kafka ]; then bash deploy/system-packages.sh $(KAFKA) || true; fi
+	@.venv/bin/python -m loadtests.demo --log '$(LOG)' $(if $(SUMMARY),--summary '$(SUMMARY)')
 
 lint: setup ## Format, lint, layers, types
 	.venv/bin/ruff check .
@@ -26,17 +30,22 @@ lint: setup ## Format, lint, layers, types
 
 test: lint ## Lint, then every test (PYTEST="-k name" narrows)
 	@bash deploy/system-packages.sh curl:curl || true
+	@bash deploy/system-packages.sh $(KAFKA) || true
 	PYTHONHASHSEED=0 .venv/bin/pytest $(PYTEST)
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk
 	@.venv/bin/python -m loadtests.gateway $(if $(JSON),--json '$(JSON)')
 
+bench-log: setup ## The log: burst to decision, folding, shipping, a broker that is away (JSON=file.json)
+	@bash deploy/system-packages.sh $(KAFKA) nginx-light:nginx wrk:wrk
+	@.venv/bin/python -m loadtests.log $(if $(JSON),--json '$(JSON)')
+
 lock: setup ## Pin every dependency anew, with hashes
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url pyproject.toml -o deploy/requirements/runtime.txt
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --extra test --extra kafka --extra kubernetes --extra bench pyproject.toml \
+	  --no-emit-index-url --extra test --extra kubernetes --extra bench pyproject.toml \
 	  -o deploy/requirements/dev.txt
 
 clean: ## Remove .venv and what tools cached in this folder

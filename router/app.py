@@ -3,15 +3,21 @@
 Each role imports its own code only inside its own process: a gateway worker never pays for the control plane's memory.
 Signals: SIGTERM and SIGINT end a role in good order. The autoscaler leaves its replicas running then, for the next one
 to adopt; SIGUSR1 ends them too (`tidegate up` sends it when the whole tree ends).
+
+With the log on Kafka every data folder needs a shipper. `tidegate up` runs one; a role started alone brings its own, and
+of several on one folder one works while the others stand by.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +38,8 @@ if TYPE_CHECKING:
     from router.runtime.log.base import Log
     from router.supervision import Role
 
-ROLES = ("control", "autoscaler", "mirror", "gateway")
+ROLES = ("control", "autoscaler", "mirror", "gateway", "shipper")
+_LOG = logging.getLogger(__name__)
 
 
 def default_data() -> Path:
@@ -66,6 +73,8 @@ class Stopping:
 
 
 OnReady = Callable[[], None]
+_HOME = Path(__file__).resolve().parents[1]
+"""Where `-m router.app` is found, installed or not."""
 
 
 async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
@@ -75,10 +84,10 @@ async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
     await run(settings, log, stopping.stop, ready)
 
 
-async def _mirror(_: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
+async def _mirror(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
     from mirror.service import run
 
-    await run(MirrorSettings(data), log, stopping.stop, ready)
+    await run(MirrorSettings(data, autoscaler=_autoscalers(flags, data)), log, stopping.stop, ready)
 
 
 async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
@@ -92,8 +101,17 @@ async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         workers=flags.workers,
         domain=flags.domain,
         drain_seconds=flags.drain_seconds,
+        autoscaler=_autoscalers(flags, data),
     )
     await run(settings, log, stopping.stop, ready)
+
+
+def _autoscalers(flags: argparse.Namespace, data: DataLayout) -> tuple[str, ...]:
+    """Who gets demand past the log: with the log on Kafka the autoscaler of this machine, unless others are named."""
+    named = tuple(flags.autoscaler or ())
+    if named:
+        return () if named == ("none",) else named
+    return (f"unix:{data.autoscaler_socket}",) if _on_kafka(_log_url(flags, data)) else ()
 
 
 async def _autoscaler(
@@ -103,7 +121,7 @@ async def _autoscaler(
     from autoscaler.control.service import run
 
     backend = LocalBackend(data, flags.cache)
-    settings = AutoscalerSettings(data, flags.cache, scoring_url=flags.gateway_url)
+    settings = AutoscalerSettings(data, flags.cache, scoring_url=flags.gateway_url, listen=flags.listen)
     try:
         await run(settings, {"local": backend}, log, stopping.stop, ready)
     finally:
@@ -125,14 +143,44 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
     if role in ("control", "autoscaler"):
         url = "http://127.0.0.1:8080"
         parser.add_argument("--gateway-url", default=url, help="base of scoring URIs (default: %(default)s)")
+    if role != "shipper":
+        parser.add_argument(
+            "--no-shipper", action="store_true", help="with a log on Kafka: another process ships what this one appends"
+        )
+    if role in ("gateway", "mirror"):
+        parser.add_argument(
+            "--autoscaler",
+            action="append",
+            metavar="URL",
+            help="with a log on Kafka: who gets demand directly too, unix:/path or http://host:port; may be repeated; "
+            "'none' for nobody (default: the autoscaler of the same data folder)",
+        )
     if role == "autoscaler":
         cache = default_cache()
         parser.add_argument("--cache", type=Path, default=cache, help="built environments (default: %(default)s)")
+        parser.add_argument(
+            "--listen",
+            type=host_and_port,
+            metavar="HOST:PORT",
+            help="where gateways of other machines hand demand over",
+        )
+    if role == "shipper":
+        parser.add_argument(
+            "--metrics", type=host_and_port, metavar="HOST:PORT", help="serve this machine's log metrics to Prometheus"
+        )
     if role == "gateway":
         parser.add_argument("--worker", type=int, default=0, help="index of this worker on this machine")
         parser.add_argument("--workers", type=int, default=1, help="workers on this machine that share the port")
         parser.add_argument("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too")
         parser.add_argument("--drain-seconds", type=float, default=30.0, help="longest wait for open exchanges")
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`host:port`, IPv6 in brackets."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"write HOST:PORT with a port up to 65535, not {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def run_role(role: str, flags: argparse.Namespace) -> int:
@@ -156,17 +204,82 @@ def run_role(role: str, flags: argparse.Namespace) -> int:
 async def _serve(role: str, flags: argparse.Namespace) -> None:
     import asyncio
 
-    from router.runtime.log.opening import open_log
-
     data = DataLayout(flags.data)
     data.create()
     stopping = Stopping(asyncio.Event())
     stopping.listen()
-    log = open_log(flags.log or f"embedded:{data.log}")
+    url = _log_url(flags, data)
+    if role == "shipper":
+        await _ship(url, flags, data, stopping)
+        return
+    from router.runtime.log.opening import open_log
+
+    instance = _instance(data) if role == "autoscaler" else None
+    log = open_log(url, spool=data.spool, role=role, instance=instance)
+    async with _own_shipper(url, flags, data, stopping):
+        try:
+            await _RUN[role](flags, data, log, stopping, lambda: report_ready(flags.ready_fd))
+        finally:
+            await log.close()
+
+
+def _log_url(flags: argparse.Namespace, data: DataLayout) -> str:
+    return str(flags.log or f"embedded:{data.log}")
+
+
+def _on_kafka(url: str) -> bool:
+    from router.runtime.log.opening import check_url
+
+    return not isinstance(check_url(url), Path)
+
+
+def _instance(data: DataLayout) -> str:
+    """What the autoscaler of the folder is called among all, the same after every restart."""
+    with contextlib.suppress(FileExistsError), data.instance.open("x") as file:
+        file.write(uuid.uuid4().hex)
+    return data.instance.read_text().strip()
+
+
+async def _ship(url: str, flags: argparse.Namespace, data: DataLayout, stopping: Stopping) -> None:
+    from router.contract.errors import InvalidSpec, Problem
+    from router.runtime.log.opening import check_url, spool_bytes
+    from router.runtime.log.shipper import ShipperSettings, run
+
+    where = check_url(url)
+    if isinstance(where, Path):
+        raise InvalidSpec([Problem("log", "a shipper serves a log on Kafka: kafka://host:port", url)])
+    settings = ShipperSettings(spool_bytes=spool_bytes(os.environ), metrics=flags.metrics)
+    await run(where, data.spool, stopping.stop, lambda: report_ready(flags.ready_fd), settings=settings)
+
+
+@contextlib.asynccontextmanager
+async def _own_shipper(
+    url: str, flags: argparse.Namespace, data: DataLayout, stopping: Stopping
+) -> AsyncIterator[None]:
+    """With the log on Kafka, a shipper beside this role, for as long as the role lives."""
+    if flags.no_shipper or not _on_kafka(url):
+        yield
+        return
+    import asyncio
+
+    from router.supervision import Backoff, Keeper, StartFailed
+
+    keeper = Keeper(_shipper_role(data, url, None), Backoff(), _LOG.warning, lambda: None)
+    keeping = asyncio.create_task(keeper.keep(), name="keep shipper")
+    keeping.add_done_callback(lambda _: stopping.stop.set())
     try:
-        await _RUN[role](flags, data, log, stopping, lambda: report_ready(flags.ready_fd))
+        yield
     finally:
-        await log.close()
+        await keeper.end(asyncio.Event())
+        with contextlib.suppress(StartFailed):  # it has said so itself; without it the role has ended
+            await keeping
+
+
+def _shipper_role(data: DataLayout, url: str, output: Path | None, stage: int = 1) -> Role:
+    from router.supervision import Role
+
+    command = (sys.executable, "-m", "router.app", "shipper", f"--data={data.root}", f"--log={url}")
+    return Role("shipper", command, stage, output, grace_seconds=15, cwd=_HOME)
 
 
 def report_ready(ready_fd: int | None) -> None:
@@ -196,16 +309,16 @@ class TreeSettings:
 def tree(settings: TreeSettings) -> list[Role]:
     """The roles of `tidegate up`, first the one whose replicas take longest to start.
 
-    They end in this order: gateways, mirror, autoscaler with its replicas, control.
+    They end in this order: gateways, mirror, autoscaler with its replicas, control, and what ships their last words.
     """
     from router.supervision import Role
 
     logs = settings.data.root / "logs"
-    home = Path(__file__).resolve().parents[1]  # where `-m router.app` is found, installed or not
+    kafka = _on_kafka(settings.log)
 
     def role(name: str, kind: str, stage: int, grace_seconds: float, flags: Mapping[str, object]) -> Role:
         own = [f"--{flag}={value}" for flag, value in flags.items()]
-        shared = [f"--data={settings.data.root}", f"--log={settings.log}"]
+        shared = [f"--data={settings.data.root}", f"--log={settings.log}", "--no-shipper"]
         return Role(
             name,
             (sys.executable, "-m", "router.app", kind, *shared, *own),
@@ -213,7 +326,7 @@ def tree(settings: TreeSettings) -> list[Role]:
             logs / f"{name.replace(' ', '-')}.log",
             stop_signal=signal.SIGUSR1 if kind == "autoscaler" else signal.SIGTERM,
             grace_seconds=grace_seconds,
-            cwd=home,
+            cwd=_HOME,
             drains=kind == "gateway",
             finishes=kind == "autoscaler",
         )
@@ -230,6 +343,7 @@ def tree(settings: TreeSettings) -> list[Role]:
         ),
         role("mirror", "mirror", 2, 10, {}),
         role("control", "control", 4, 10, control),
+        *([_shipper_role(settings.data, settings.log, logs / "shipper.log", stage=5)] if kafka else []),
     ]
 
 

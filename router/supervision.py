@@ -35,8 +35,8 @@ class Role:
     """Without `--ready-fd N`, which is appended."""
     stage: int
     """Roles of a lower stage end before those of a higher one are told to."""
-    output: Path
-    """Where stdout and stderr go."""
+    output: Path | None
+    """Where stdout and stderr go; None: both to the standard error of this process."""
     stop_signal: int = signal.SIGTERM
     grace_seconds: float = 10.0
     """From the stop signal to SIGKILL."""
@@ -100,6 +100,12 @@ def rotate(file: Path, limit_bytes: int = LOG_BYTES) -> None:
             os.truncate(file, 0)
 
 
+def _apart(parent: int) -> None:
+    """In the new process: Ctrl-C is for the supervisor, which ends the roles in order; its death is ours too."""
+    os.setpgid(0, 0)  # uvloop knows no process_group=
+    set_parent_death_signal(signal.SIGKILL, parent)
+
+
 @dataclass(slots=True)
 class Keeper:
     """Keeps one role running until it is told to end it."""
@@ -136,11 +142,12 @@ class Keeper:
     def _report(self, code: int, in_a_row: int) -> None:
         if not self.was_ready.is_set() and in_a_row >= self.backoff.start_attempts:
             self._ending.set()
-            output = tail(self.role.output)
-            raise StartFailed(f"{self.role.name} does not start ({ending(code)}); its last words:\n{output}")
+            words = f"its last words:\n{tail(self.role.output)}" if self.role.output else "see its words above"
+            raise StartFailed(f"{self.role.name} does not start ({ending(code)}); {words}")
         wait = self.backoff.wait_seconds(in_a_row)
         when = "now" if wait == 0 else f"in {wait:g} s"
-        self.notify(f"{self.role.name} ended ({ending(code)}), starting it again {when}; see {self.role.output}")
+        see = f"; see {self.role.output}" if self.role.output else ""
+        self.notify(f"{self.role.name} ended ({ending(code)}), starting it again {when}{see}")
 
     async def _once(self) -> int:
         """One life of the process; returns its exit status."""
@@ -170,8 +177,7 @@ class Keeper:
             stderr=output,
             pass_fds=(ready_fd,),
             cwd=self.role.cwd,
-            process_group=0,  # Ctrl-C is for the supervisor, which ends the roles in order
-            preexec_fn=lambda: set_parent_death_signal(signal.SIGKILL, parent),
+            preexec_fn=lambda: _apart(parent),
         )
 
     @contextlib.contextmanager
@@ -200,6 +206,9 @@ class Keeper:
 
     @contextlib.contextmanager
     def _output(self) -> Iterator[int]:
+        if self.role.output is None:
+            yield sys.stderr.fileno()
+            return
         rotate(self.role.output)
         number = os.open(self.role.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -282,7 +291,8 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 60)
                 for keeper in self._keepers:
-                    rotate(keeper.role.output)
+                    if keeper.role.output is not None:
+                        rotate(keeper.role.output)
             announcing.cancel()
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:

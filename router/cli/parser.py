@@ -10,6 +10,7 @@ from typing import Any
 
 from router.app import ROLES, add_role_arguments
 from router.cli.output import FORMATS
+from router.contract.events import TOPICS
 
 Parsers = Any
 """What `add_subparsers` returns; argparse keeps the type private."""
@@ -203,8 +204,7 @@ def _machine(parsers: Parsers) -> None:
     events = parsers.add_parser(
         "events", help="what happened, from the log", description="Print one topic of the log, one JSON object a line."
     )
-    topics = ("specs", "replicas", "demand", "requests", "shadows", "decisions")
-    events.add_argument("topic", choices=topics, metavar="TOPIC", help=", ".join(topics))
+    events.add_argument("topic", choices=TOPICS, metavar="TOPIC", help=", ".join(TOPICS))
     events.add_argument("--follow", action="store_true", help="wait for more")
     events.add_argument("--tail", type=int, metavar="N", help="only the last N messages")
     events.set_defaults(handler="router.cli.events:events")

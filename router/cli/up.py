@@ -19,7 +19,8 @@ from typing import Any
 
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
-from router.contract.errors import TidegateError
+from router.contract.errors import TidegateError, Unavailable
+from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.log.opening import check_url
 from router.runtime.processes import alive, identity
 from router.runtime.settings import DataLayout
@@ -47,10 +48,12 @@ def up(session: Session) -> int:
     flags = session.flags
     data = DataLayout(flags.data.expanduser().absolute())
     log = flags.log or f"embedded:{data.log}"
-    check_url(log)
+    where = check_url(log)
     prepare(data)
     with only_one(data):
         await_predecessors(data)
+        if isinstance(where, KafkaUrl):
+            check_broker(where, data)
         with (
             taken_port(flags.host, flags.port, "--port") as port,
             taken_port(flags.control_host, flags.control_port, "--control-port") as control_port,
@@ -82,6 +85,23 @@ def prepare(data: DataLayout) -> None:
         (data.root / "logs").mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise CannotStart(f"--data {data.root}: {error.strerror}") from None
+
+
+def check_broker(url: KafkaUrl, data: DataLayout) -> None:
+    """Make or check the topics before anything starts, so that what is wrong with them is said here.
+
+    A folder that has worked with the broker before starts without it too.
+    """
+    from router.runtime.log.kafka_connection import client_options
+    from router.runtime.log.kafka_topics import ensure_topics
+
+    try:
+        asyncio.run(ensure_topics(url, client_options(url, "up")))
+    except Unavailable as error:
+        if not data.spool.exists():
+            raise CannotStart(f"--log {url}: {error.message}") from None
+        message = f"tidegate: {error.message}; starting with what this machine knows, the rest waits in {data.spool}"
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,12 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="how clients reach the gateway; base of scoring URIs (default: its address)",
     )
-    add("--log", metavar="URL", help="the log's address (default: embedded:DIR/log)")
+    add(
+        "--log",
+        metavar="URL",
+        help="the log's address: embedded:DIR, or kafka://host:port[/prefix] with secrets in TIDEGATE_KAFKA_* "
+        "(default: embedded:DIR/log)",
+    )
     add(
         "--workers",
         type=count,

@@ -84,7 +84,12 @@ def test_a_port_in_use_is_said_before_anything_starts(start: Callable[..., UpTre
 
 
 @pytest.mark.parametrize(
-    ("url", "said"), [("kafka://broker:9092", "comes with the next version"), ("kafak:x", "unknown kind of log")]
+    ("url", "said"),
+    [
+        ("kafka://127.0.0.1:1", "no broker of the log can be reached: nobody listens at 127.0.0.1:1"),
+        ("kafka://user:secret@broker:9092", "credentials do not belong in the URL"),
+        ("kafak:x", "unknown kind of log"),
+    ],
 )
 def test_a_log_that_nothing_here_can_open_is_said_before_anything_starts(
     start: Callable[..., UpTree], url: str, said: str
@@ -93,6 +98,7 @@ def test_a_log_that_nothing_here_can_open_is_said_before_anything_starts(
     assert tree.process.wait(60) == 1
     assert said in tree.said.read_text()
     assert "starting it again" not in tree.said.read_text()
+    assert "secret" not in tree.said.read_text()
 
 
 def test_a_folder_too_deep_for_sockets_is_said(start: Callable[..., UpTree], tmp_path: Path) -> None:
