@@ -29,11 +29,11 @@ class Row:
     """None for a figure that is watched without a goal."""
 
 
-def show(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows as a table."""
+def show(title: str, rows: Sequence[Row], *, beside: str = "peers") -> None:
+    """Print the rows as a table. `beside`: what to call the figures beside ours."""
     table = Table(title=title, title_justify="left", show_lines=True)
-    for name in ("work", "ours", "peers", "ratio", "goal", "met"):
-        table.add_column(name, justify="left" if name in ("work", "peers", "goal") else "right")
+    for name in ("work", "ours", beside, "ratio", "goal", "met"):
+        table.add_column(name, justify="left" if name in ("work", beside, "goal") else "right")
     for row in rows:
         peers = "\n".join(f"{name} {value:.1f}" for name, value in row.peers.items())
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
