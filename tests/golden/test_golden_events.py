@@ -77,7 +77,7 @@ def test_every_format_of_a_message_has_a_later_version() -> None:
 
 def later_messages() -> list[Message]:
     """One message of each later version, on the topic that it belongs to."""
-    topics = {"request_counts": events.REQUESTS}
+    topics = {"damaged": events.NOTICES, "request_counts": events.REQUESTS}
     names = [path.name.split(".")[0] for path in LATER]
     return [
         Message(topics.get(name, name), 0, at, "shop", golden_bytes(path), "w", at, 0)

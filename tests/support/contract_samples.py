@@ -124,6 +124,9 @@ FOLDED = events.Folded(
     bytes_before=15_728_640,
     bytes_after=3_672,
 )
+DAMAGED = events.Damaged(
+    at_ns=NOW, fault="file is not a database", moved_to="log.db.damaged-1", messages=120, waiting=20, lost=-1
+)
 OPEN = tee.Open("my-endpoint", "blue", ("green", "violet"), "0b5c-41", NOW)
 HEAD = b"POST /score HTTP/1.1\r\nhost: my-endpoint.localhost\r\n\r\n"
 FRAMES = (
@@ -159,6 +162,7 @@ SAMPLES: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] =
     events.DECISIONS: (DECISION, codec.encode_decision, codec.decode_decision),
     events.SNAPSHOTS: (SNAPSHOT, codec.encode_snapshot, codec.decode_snapshot),
     events.NOTICES: (FOLDED, codec.encode_folded, codec.decode_folded),
+    "damaged": (DAMAGED, codec.encode_damaged, codec.decode_notice),
     "request_counts": (COUNTS, codec.encode_counts, codec.decode_counts),
     "tee": (
         FRAMES,
@@ -167,11 +171,19 @@ SAMPLES: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] =
     ),
 }
 """Topic or other format → (event, encode, decode)."""
-FORMATS = frozenset({"request_counts", "tee"})
+FORMATS = frozenset({"damaged", "request_counts", "tee"})
 """The names in `SAMPLES` that are no topics."""
 EXPECTED: dict[tuple[str, int], Any] = {(topic, 1): event for topic, (event, _, _) in SAMPLES.items()}
 """(topic, schema version) → what that version's golden file holds. Old versions keep their own values here."""
-READABLE = (events.SPECS, events.REPLICAS, events.SHADOWS, events.DECISIONS, events.SNAPSHOTS, events.NOTICES)
+READABLE = (
+    events.SPECS,
+    events.REPLICAS,
+    events.SHADOWS,
+    events.DECISIONS,
+    events.SNAPSHOTS,
+    events.NOTICES,
+    "damaged",
+)
 FUTURE = FOLDER.with_name("future")
 """Messages of a schema version after this one: what a newer release may write while this one still reads."""
 

@@ -101,6 +101,8 @@ class Store:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
         self._db.execute("PRAGMA cache_size = -1024")
+        # Some builds write zeros over what is deleted: as much work, and room on a full disk, as it took to write it.
+        self._db.execute("PRAGMA secure_delete = OFF")
         version = embedded_schema.version(self._db)
         if version > embedded_schema.VERSION:
             raise Unavailable(

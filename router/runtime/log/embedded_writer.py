@@ -165,8 +165,8 @@ class Writer(threading.Thread):
         self._commit_bytes = self._settings.commit_bytes
         self._last_commit = time.monotonic()
         self._pause_seconds = self._settings.retry_seconds
-        self._buffer.committed(rows)
         self._mind_the_cap(size)
+        self._buffer.committed(rows)
         try:
             self._bell.ring({row.topic for row in rows})
         except OSError as error:

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from router.contract.errors import TidegateError
 from router.contract.events import DEMAND
 from router.runtime.log.base import Share
+from router.runtime.log.containing import CancelledInside, contained
 from router.runtime.log.kafka_client import started, stopped
 from router.runtime.log.kafka_topics import ensure_topics
 from router.runtime.log.kafka_url import KafkaUrl
@@ -66,14 +67,15 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         pause = RETRY_SECONDS
         while True:
             try:
-                consumer = self._consumer = await started(self._connect())
+                consumer: Any = await contained("member's start", started(self._connect()))
+                self._consumer = consumer
                 consumer.subscribe([self._url.topic(DEMAND)], listener=self)
                 while True:
                     # Nothing is ever returned, because everything is paused; what the group could not bear is raised.
-                    await consumer.getmany(timeout_ms=0)
+                    await contained("member", consumer.getmany(timeout_ms=0))
                     pause = RETRY_SECONDS if self.reachable else pause
                     await asyncio.sleep(CHECK_SECONDS)
-            except (KafkaError, TidegateError, OSError) as error:
+            except (KafkaError, TidegateError, OSError, CancelledInside) as error:
                 self._reports.warning("share_unknown", f"the group of {self._group} cannot be reached: {error!r}")
             except Exception as error:
                 self._reports.error("share_broke", "the group's consumer broke and is replaced", error=error)

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 
 from router.contract.errors import TidegateError, Unavailable
 from router.runtime.log.base import Message, Position, ReaderStats
+from router.runtime.log.containing import CancelledInside, contained
 from router.runtime.log.continuity import Continuity
 from router.runtime.log.kafka_client import started, stopped
 from router.runtime.log.kafka_messages import ForeignMessage, message_of
@@ -87,8 +88,8 @@ class KafkaReader:
         elif start == "latest":
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
-                    await self._find_the_end()
-            except (TimeoutError, KafkaError, OSError) as error:
+                    await contained("log reader's start at the end", self._find_the_end())
+            except (TimeoutError, KafkaError, OSError, CancelledInside) as error:
                 raise Unavailable(
                     f"no broker of {','.join(self._url.servers)} says where {', '.join(self._topics)} end: "
                     f"{error or 'it does not answer'}; check that it runs and can be reached"
@@ -127,6 +128,9 @@ class KafkaReader:
         try:
             await consumer.start()
             consumer.assign(self._assigned)
+            # At once, or the client finds a place of its own in the background and goes there after us.
+            for place, offset in self._fetched.items():
+                consumer.seek(place, offset)
         except BaseException:
             await stopped(consumer)
             raise
@@ -136,23 +140,24 @@ class KafkaReader:
         pause = RETRY_SECONDS
         while True:
             try:
-                if self._consumer is None:
-                    self._consumer = await started(self._connect())
+                consumer: Any = self._consumer
+                if consumer is None:
+                    consumer = self._consumer = await contained("log reader's start", started(self._connect()))
                 for place, offset in self._fetched.items():
-                    self._consumer.seek(place, offset)
+                    consumer.seek(place, offset)
                 pause = RETRY_SECONDS
                 self._connected.set()
-                await self._fetch(self._consumer)
-            except (KafkaError, TidegateError, OSError) as error:
+                await contained("log reader", self._fetch(consumer))
+            except (KafkaError, TidegateError, OSError, CancelledInside) as error:
                 self._reports.warning("log_read_failed", f"the log cannot be read and is tried again: {error!r}")
             except Exception as error:
                 # aiokafka has internal states that it does not get out of: a new consumer does.
                 self._reports.error("log_read_broke", "the log's consumer broke and is replaced", error=error)
             finally:
                 self._connected.clear()
-                consumer, self._consumer = self._consumer, None
-                if consumer is not None:
-                    await stopped(consumer)
+                old, self._consumer = self._consumer, None
+                if old is not None:
+                    await stopped(old)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, RETRY_LIMIT_SECONDS)
 
@@ -221,8 +226,8 @@ class KafkaReader:
             self._mark = self._mark or self._new_mark()
             try:
                 async with asyncio.timeout(END_SECONDS):
-                    self._goal = await self._ends(self._mark)
-            except (TimeoutError, KafkaError, OSError):
+                    self._goal = await contained("ends of the log", self._ends(self._mark))
+            except (TimeoutError, KafkaError, OSError, CancelledInside):
                 return False
         if not self._shelf:
             self._cursors.update(self._fetched)
