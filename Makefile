@@ -31,7 +31,7 @@ lint: setup ## Format, lint, layers, types
 test: lint ## Lint, then every test (PYTEST="-k name" narrows)
 	@bash deploy/system-packages.sh curl:curl || true
 	@bash deploy/system-packages.sh $(KAFKA) || true
-	PYTHONHASHSEED=0 .venv/bin/pytest $(PYTEST)
+	@bash deploy/run-tests.sh $(PYTEST)
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk
