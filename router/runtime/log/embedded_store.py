@@ -151,9 +151,11 @@ class Store:
         names = ("page_count", "freelist_count", "page_size")
         pages, unused, page = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
         size += size // 4 + 16 * page
-        to_come = pages * page - held
-        if free >= reserve + to_come + 2 * size or (to_come <= 0 and unused * page >= size):
+        to_come = max(0, pages * page - held)
+        if free >= reserve + to_come + 2 * size:
             return
+        if unused * page >= size and (not to_come or free >= reserve // 4 + to_come + size):
+            return  # it fits into pages that are free, so the file need not grow any further
         raise Unavailable(
             f"embedded log {self.path} cannot grow because the disk is almost full ({free >> 20} MiB are left); "
             "free some space, nothing accepted is lost meanwhile"

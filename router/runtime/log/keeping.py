@@ -57,10 +57,16 @@ class Keeping:
                 pass
             self.news.clear()
             try:
-                await self._desk.ask(lambda _: self._ballast.take())
+                await self._desk.ask(self._mind_the_disk)
                 await self._look()
             except (Unavailable, OSError) as error:
                 self._reports.error("spool_not_kept", f"the spool cannot be folded: {error}")
+
+    def _mind_the_disk(self, spool: Spool) -> None:
+        if self._ballast.held and self._ballast.is_needed() and not spool.size().rows:
+            self._ballast.drop()  # nothing waits that has to leave, and the writers have no room for more
+        else:
+            self._ballast.take()
 
     async def _look(self) -> None:
         cap = self._settings.spool_bytes

@@ -1,9 +1,10 @@
 """A spool on a full disk: some room is kept that only the shipper uses, so that what waits can still leave.
 
 Removing rows takes room too, for a moment, in the write-ahead log. The *ballast* is a file of a few MiB that is given up
-for that when everything else is gone, and taken back when the disk has room again. Writers stop a little earlier: they
-leave as much free as the ballast has, and besides what the write-ahead log holds that the file has to grow for, unless
-the file itself has free pages for it. What they have accepted waits in their buffers.
+for that when everything else is gone, or for the writers when nothing waits any more, and taken back when the disk has
+room again. Writers stop a little earlier: they leave as much free as the ballast has, and what the file has still to
+grow by for what the write-ahead log holds, unless they fit into free pages of the file. What they have accepted waits
+in their buffers.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class Ballast:
     def held(self) -> bool:
         """Whether the room is kept."""
         return self._path.exists()
+
+    def is_needed(self) -> bool:
+        """Whether the disk has less left than what is kept of it."""
+        return free_bytes(self._folder) < reserve_bytes(self._folder)
 
     def take(self) -> bool:
         """Keep the room, if there is plenty. Cheap when it is kept already."""
