@@ -18,7 +18,7 @@ from autoscaler.control.planning import Planner
 from autoscaler.control.sightings import Sightings
 from autoscaler.control.territory import Territory
 from autoscaler.policy import demand, snapshot
-from autoscaler.policy.decider import Decisions, Reason, decide, signals_of
+from autoscaler.policy.decider import LATER, Decisions, Reason, decide, signals_of
 from autoscaler.policy.demand import DemandState, Heard, Target
 from autoscaler.policy.draining import Listeners
 from autoscaler.policy.explain import inputs_of, sentence
@@ -45,6 +45,8 @@ class Turn:
     decisions: tuple[Decision, ...] = ()
     plans: Mapping[str, tuple[Plan, ...]] = field(default_factory=dict)
     """Backend → its plans, one for each generation."""
+    due_ns: int = LATER
+    """When the next turn is due at the latest: something that needs replicas may have them then."""
 
 
 class Restored(NamedTuple):
@@ -90,6 +92,8 @@ class Reconciler:
         self._folder = folder
         self._silent_seconds = silent_seconds
         self._heard: list[Heard] = []
+        self._queues: set[tuple[str, str, str]] = set()
+        """(writer, endpoint, deployment) of every queue that was not empty when it was last spoken of."""
         self._recount = True
         self._awaited: set[str] = set()
         self._adopted_ns: int | None = None
@@ -106,15 +110,22 @@ class Reconciler:
         self.planner.take(event, own=own, again=again)
 
     def take_demand(self, heard: Heard) -> bool:
-        """A demand message. True when it should not wait: somebody asks a deployment that has no replica."""
+        """A demand message. True when it should not wait: requests begin to queue, or ask what has no replica."""
         endpoint = heard.report.endpoint
         if not self.territory.follows(endpoint):
             return False
         self._heard.append(heard)
-        return any(
-            (row.queued or row.arrivals) and not self.fleet.desired((endpoint, row.deployment))
-            for row in heard.report.rows
-        )
+        urgent = False
+        for row in heard.report.rows:
+            queue = (heard.writer, endpoint, row.deployment)
+            if not row.queued:
+                self._queues.discard(queue)
+            elif queue not in self._queues:
+                self._queues.add(queue)
+                urgent = True
+            if (row.queued or row.arrivals) and not self.fleet.desired((endpoint, row.deployment)):
+                urgent = True
+        return urgent
 
     def take_observation(self, backend: str, observation: Observation) -> None:
         """All that `backend` runs now."""
@@ -241,20 +252,22 @@ class Reconciler:
         self.planner.dirty |= changed
         if self._recount or changed:
             self._count()
-        decisions = self._decide(now_ns)
+        decisions, due_ns = self._decide(now_ns)
         if now_ns - self._pruned_ns > RECENT_REPORTER_NS:
             self._pruned_ns = now_ns
             demand.prune(self.demand, now_ns - REPORTER_MEMORY_NS)
+            self._queues.clear()  # also those of writers that are gone
         told, plans = self.planner.plan(self._listeners, now_ns)
-        return Turn(tuple(told), decisions, plans)
+        return Turn(tuple(told), decisions, plans, due_ns)
 
     def _listeners(self, endpoint: str) -> Listeners:
         state = self.demand
         return Listeners(state.words.get(endpoint, {}), state.spoke_ns, state.mirrors, self._silent_seconds)
 
-    def _decide(self, now_ns: int) -> tuple[Decision, ...]:
+    def _decide(self, now_ns: int) -> tuple[tuple[Decision, ...], int]:
+        """The decisions, and when the next ones are due."""
         if not self.fleet.targets:
-            return ()
+            return (), LATER
         load = demand.load_at(self.demand, now_ns, round(self._silent_seconds * 1e9))
         made = decide(
             signals_of(load, self.fleet.table, self.fleet.rows),
@@ -270,7 +283,7 @@ class Reconciler:
         self.turned |= endpoints
         if moved:
             self._count()
-        return tuple(self._decision(made, row, now_ns) for row in moved)
+        return tuple(self._decision(made, row, now_ns) for row in moved), made.due_ns
 
     def _may_shrink(self, now_ns: int) -> bool:
         """After a restart nothing shrinks before every reporter of before was heard, or has been silent too long."""

@@ -1,7 +1,8 @@
 """The autoscaler's life: own, remember, then turn after turn until told to stop. Wiring only.
 
-A turn follows every change of the specs, of a backend or of our share at once, and so does a request that waits where no
-replica is; other demand gathers for a few milliseconds; without any of them a turn comes every tick.
+A turn follows every change of the specs, of a backend or of our share at once, and so it does when requests begin to queue
+or to wait where no replica is; other demand gathers for a few milliseconds. Without any of them a turn comes every tick,
+and when something that was refused replicas may have them.
 """
 
 from __future__ import annotations
@@ -59,11 +60,13 @@ class Bell:
         """Something happened that may gather."""
         self._any.set()
 
-    async def rung(self, tick_seconds: float) -> None:
-        """Return when a turn is due."""
+    async def rung(self, most_seconds: float) -> None:
+        """Return when a turn is due, after `most_seconds` at the latest."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._any.wait(), tick_seconds)
-            await asyncio.wait_for(self._urgent.wait(), min(GATHER_SECONDS, tick_seconds))
+            async with asyncio.timeout(most_seconds):
+                await self._any.wait()
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._urgent.wait()
         self._any.clear()
         self._urgent.clear()
 
@@ -157,11 +160,12 @@ class Autoscaler:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if self._mandate.alone else SHARE_SECONDS):
                     await self._settled.wait()
-            self._turn()
+            due_ns = self._turn()
             on_ready()
             while True:
-                await self._bell.rung(self._settings.tick_seconds)
-                self._turn()
+                left_seconds = max(0.0, (due_ns - self._clock.time_ns()) / 1e9)
+                await self._bell.rung(min(self._settings.tick_seconds, left_seconds))
+                due_ns = self._turn()
 
         site = admin_site(self._settings.data.autoscaler_socket, self._backend_of, self._taken, self._settings.listen)
         async with site:
@@ -185,8 +189,8 @@ class Autoscaler:
         self._bell.ring(urgent)
         return told
 
-    def _turn(self) -> None:
-        """One turn: what gateways must know goes out before anything is done to the backends."""
+    def _turn(self) -> int:
+        """One turn: what gateways must know goes out before anything is done to the backends. Returns `Turn.due_ns`."""
         now_ns = self._clock.time_ns()
         self.reconciler.hold(self._mandate.share.partitions)
         turn = self.reconciler.turn(now_ns)
@@ -195,6 +199,7 @@ class Autoscaler:
             for plan in plans:
                 self._actuators[name].wish(plan)
         self._keeper.keep(now_ns)
+        return turn.due_ns
 
     async def _follow_share(self) -> None:
         """Take over what is dealt to us, let go of what is not, for ever."""

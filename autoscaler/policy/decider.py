@@ -1,8 +1,9 @@
 """The decision: how many replicas each deployment should have, for the whole fleet at once, and why.
 
 Two policies, Azure's: a fixed count, and target utilization = (busy + queued) / (replicas × concurrency), as azureml-fe
-counts it. Out: eager, as soon as a polling interval says so, and at once from zero. In: after the largest load of the
-last twenty intervals would fit, so never when load × N/(N-1) exceeded the target. To the lower bound when idle.
+counts it. Out: eager, as soon as a polling interval says so; at once from zero, and when requests wait that the last
+growth, a polling interval ago or more, did not provide for. In: after the largest load of the last twenty intervals would
+fit, so never when load × N/(N-1) exceeded the target. To the lower bound when idle.
 What waits is a backlog to be worked off, not a permanent need: with the service time known it asks for
 queued × service time / time left instead of one place per request.
 """
@@ -20,6 +21,9 @@ from autoscaler.policy import damping
 from autoscaler.policy.demand import LIVE, NEVER, SHADOW, Load
 from autoscaler.policy.sizing import SpecTable
 from autoscaler.policy.windows import Bools, Floats, Ints
+
+LATER = 2**63 - 1
+"""Nanoseconds: after everything."""
 
 
 class Reason(enum.IntEnum):
@@ -155,6 +159,8 @@ class Decisions:
     reason: Ints
     signals: Signals
     standing: Standing
+    due_ns: int
+    """The first moment at which a row that needs more than it has, and may not grow yet, may; `LATER` without one."""
 
 
 def signals_of(load: Load, table: SpecTable, rows: Ints) -> Signals:
@@ -206,6 +212,8 @@ def decide(signals: Signals, table: SpecTable, standing: Standing, now_ns: int, 
 
     follows = table.fixed < 0
     polled = now_ns - standing.polled_ns >= table.polling_ns
+    grows_ns = standing.polled_ns + table.polling_ns
+    grows_ns = np.where(signals.queued > 0, np.minimum(grows_ns, standing.grown_ns + table.polling_ns), grows_ns)
     size = np.ceil(signals.need / (table.capacity * table.target) - 1e-9).astype(np.int64)
     keep = np.ceil(signals.peak / (table.capacity * table.target) - 1e-9).astype(np.int64)
     woken = (previous == 0) & (waiting | ((signals.activity_ns > standing.zeroed_ns) & busy)) & ~new
@@ -214,7 +222,8 @@ def decide(signals: Signals, table: SpecTable, standing: Standing, now_ns: int, 
     turns = damping.turns_left(standing.turns, standing.turned_ns, now_ns)
     calm = damping.may_shrink(now_ns, standing.grown_ns, table.polling_ns) & ((turns >= 1.0) | ~standing.rising)
     full = np.where(follows, np.maximum(size, 1), np.maximum(table.fixed, 1))
-    out = follows & polled & (previous > 0) & (size > previous)
+    lacking = follows & (previous > 0) & (size > previous) & (previous < table.high)
+    out = lacking & (grows_ns <= now_ns)
     inward = follows & polled & trusted & calm & (previous > 1) & (keep < previous)
     back = ~follows & busy & (previous > 0) & (previous != np.maximum(table.fixed, 1))
     idle &= ~follows | (table.low == 0)
@@ -236,9 +245,10 @@ def decide(signals: Signals, table: SpecTable, standing: Standing, now_ns: int, 
     desired = np.clip(asked, table.low, table.high)
     reason = np.where((desired == before) & ~new, int(Reason.UNCHANGED), reason)
     after = _standing_after(
-        standing, desired, active_ns=active_ns, turns=turns, polled=polled & follows, idle=idle, now_ns=now_ns
+        standing, desired, active_ns=active_ns, turns=turns, polled=(polled & follows) | out, idle=idle, now_ns=now_ns
     )
-    return Decisions(desired, np.maximum(before, 0), reason, signals, after)
+    due_ns = int(np.min(grows_ns, where=lacking & ~out, initial=LATER))
+    return Decisions(desired, np.maximum(before, 0), reason, signals, after, due_ns)
 
 
 def _active(standing: Standing, new: Bools, now_ns: int) -> Ints:

@@ -247,6 +247,8 @@ class Lane:
                     exchange.dispatch(target)
                     return decision
             self._enqueue(exchange, exchange.arrival + self.wait_ns)
+            if len(self.queue) == 1:
+                self._state.report_soon(self.endpoint)
             if self._waiting_others:
                 self.pump()
         elif decision is admission.Admission.HOLD:

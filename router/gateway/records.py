@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from struct import error as StructError  # noqa: N812 -- as a class is called
 from typing import TYPE_CHECKING
 
 from router.contract.codec import REQUEST_RECORD, encode_requests
@@ -37,29 +38,37 @@ class Ledger:
         sent: int, dispatched: int, first: int, end: int, deployment: str, replica: str,
     ) -> None:  # fmt: skip
         """Note one exchange. `start`, `dispatched`, `first` and `end` are monotonic nanoseconds; 0 = never came."""
-        if self._at == self._end:
-            self._grow()
+        at = self._at
+        if at == self._end:
+            at = self._grow()
         names = self._names
-        _PACK(
-            self._buffer, self._at, sequence, start + _UNIX.offset, status, model_status, outcome, flags, 0, received,
-            sent,
-            (dispatched - start) // 1000 & _U32 if dispatched else 0,
-            (first - start) // 1000 & _U32 if first else 0,
-            (end - start) // 1000 & _U32,
-            names.get(deployment) or self._intern(deployment),
-            names.get(replica) or self._intern(replica),
-        )  # fmt: skip
-        self._at += _SIZE
+        # Written for the common case, the uncommon ones raise: a name that is new, a time of more than an hour.
+        try:
+            _PACK(
+                self._buffer, at, sequence, start + _UNIX.offset, status, model_status, outcome, flags, 0, received, sent,
+                (dispatched - start) // 1000 if dispatched else 0, (first - start) // 1000 if first else 0,
+                (end - start) // 1000, names[deployment], names[replica],
+            )  # fmt: skip
+        except (KeyError, StructError):
+            for name in (deployment, replica):
+                names.setdefault(name, len(names))
+            waited, answered, took = (
+                min(max(moment - start, 0) // 1000, _U32) if moment else 0 for moment in (dispatched, first, end)
+            )
+            _PACK(
+                self._buffer, at, sequence, start + _UNIX.offset, status, model_status, outcome, flags, 0, received, sent,
+                waited, answered, took, names[deployment], names[replica],
+            )  # fmt: skip
+        self._at = at + _SIZE
 
-    def _intern(self, name: str) -> int:
-        return self._names.setdefault(name, len(self._names))
-
-    def _grow(self) -> None:
+    def _grow(self) -> int:
+        """Make room; returns where the next record goes."""
         if self._end >= MOST * _SIZE:
             self.flush()
-            return
-        self._buffer += bytes(self._end)
-        self._end = len(self._buffer)
+        else:
+            self._buffer += bytes(self._end)
+            self._end = len(self._buffer)
+        return self._at
 
     def flush(self) -> None:
         """Hand what there is to the log."""

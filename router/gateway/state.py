@@ -55,6 +55,8 @@ class State:
     """36 - 12 characters of every request id; the last twelve are the sequence."""
     report_now: Callable[[Endpoint], None]
     """Append the endpoint's demand at once: somebody waits and nothing is ready, or a drain has begun."""
+    report_soon: Callable[[Endpoint], None]
+    """The same a moment later, with what comes meanwhile: requests begin to queue."""
     table: Table[Endpoint] = field(default_factory=lambda: Table({}, {}))
     calls: Calls = field(default_factory=Calls)
     answers: dict[bytes, Answer] = field(default_factory=dict)

@@ -36,6 +36,10 @@ _BACKLOG = 4096
 _SHADOWS_EVERY_SECONDS = 1.0
 _TEE_CLOSE_SECONDS = 1.0
 _COURIER_CLOSE_SECONDS = 1.0
+_GATHER_SECONDS = 0.005
+"""A queue that has just begun is reported after this long: a burst takes some turns of the loop to arrive."""
+_APART_NS = 20_000_000
+"""Two reports of one endpoint are this far apart, when it is only for a queue: it may come and go with every request."""
 _QUIET_NS = 500_000_000
 """A connection that has been quiet this long is closed at the stop; one in use ends with its next answer."""
 
@@ -97,12 +101,15 @@ class _Worker:
             chance=random.random,
             request_id_prefix=f"{boot[:8]}-{boot[8:12]}-{boot[12:16]}-{boot[16:20]}-".encode(),
             report_now=self._report_now,
+            report_soon=self._report_soon,
         )
         self._discovery = Discovery(self._state)
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas)
         self._reporter = Reporter(log, self._courier.hand)
         self._caught_up = asyncio.Event()
         self._shadows_due = 0.0
+        self._due: dict[str, asyncio.TimerHandle] = {}
+        """Endpoints that are to be reported before their time."""
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """The worker's whole life."""
@@ -195,6 +202,16 @@ class _Worker:
     def _report_now(self, endpoint: Endpoint) -> None:
         self._reporter.report(endpoint, time.monotonic_ns())
 
+    def _report_soon(self, endpoint: Endpoint) -> None:
+        if endpoint.name not in self._due:
+            rest_ns = endpoint.last_report_ns + _APART_NS - time.monotonic_ns()
+            delay = max(_GATHER_SECONDS, rest_ns / 1e9)
+            self._due[endpoint.name] = self._loop.call_later(delay, self._report_due, endpoint)
+
+    def _report_due(self, endpoint: Endpoint) -> None:
+        del self._due[endpoint.name]
+        self._report_now(endpoint)
+
     def _on_ring(self) -> None:
         for endpoint in self._discovery.endpoints.values():
             for lane in endpoint.lanes.values():
@@ -204,6 +221,8 @@ class _Worker:
     async def _close(self) -> None:
         """Everything this worker opened, in order, also after a failure."""
         state = self._state
+        for timer in self._due.values():
+            timer.cancel()
         for connection in list(state.connections):
             connection.transport.abort()
         for endpoint in self._discovery.endpoints.values():

@@ -8,8 +8,9 @@ import pytest
 
 from autoscaler.backends.base import Condition
 from autoscaler.control.reconciler import Reconciler
+from autoscaler.policy.decider import LATER
 from router.contract.events import Phase, ReplicaState
-from tests.support.autoscaler_fleet import ENDPOINT, World, deployment, load, revision, scaling
+from tests.support.autoscaler_fleet import ENDPOINT, SECOND, World, deployment, load, revision, scaling
 
 TO_ZERO = {"tidegate": {"min_instances": 0, "idle_seconds": 5}}
 
@@ -72,6 +73,43 @@ def test_a_waiting_request_starts_a_deployment_from_zero_at_once() -> None:
     assert world.shown().desired == 1
     assert len(world.replicas) == 1
     assert world.decisions[-1].reason == "from zero: 1 waiting, 0 in flight"
+
+
+def test_requests_that_begin_to_queue_do_not_wait_for_the_next_poll() -> None:
+    world = started(deployment(**scaling(1, 8, polling_interval=10, target_utilization_percentage=100)))
+    world.run(11)
+    assert not world.say("gateway-0", load(in_flight=1)), "nothing waits"
+    assert world.say("gateway-0", load(in_flight=1, queued=2)), "somebody waits"
+    assert not world.say("gateway-0", load(in_flight=1, queued=3)), "the queue is known already"
+    world.turn()
+    assert (world.decisions[-1].previous, world.decisions[-1].desired) == (1, 4)
+    assert not world.say("gateway-0", load(in_flight=4))
+    assert world.say("gateway-0", load(in_flight=4, queued=9)), "a queue that was gone and is there again"
+    turn = world.turn()
+    assert world.shown().desired == 4, "one growth for each polling interval"
+    assert turn.due_ns == world.now_ns + 10 * SECOND
+    world.now_ns = turn.due_ns
+    world.say("gateway-0", load(in_flight=4, queued=9))
+    assert world.turn().due_ns == LATER
+    assert world.shown().desired == 8
+
+
+def test_a_queue_in_one_gateway_is_news_whatever_the_other_has_said() -> None:
+    world = started(deployment(**scaling(1, 8)))
+    assert world.say("gateway-0", load(in_flight=1, queued=1))
+    assert world.say("gateway-1", load(in_flight=1, queued=1))
+    assert not world.say("gateway-0", load(in_flight=1, queued=1))
+
+
+def test_without_a_queue_growth_waits_for_the_poll_that_is_due() -> None:
+    world = started(deployment(**scaling(1, 8, polling_interval=10, target_utilization_percentage=100)))
+    world.run(11)
+    world.run(6, load(in_flight=4))
+    assert world.shown().desired == 1
+    due_ns = world.turn().due_ns
+    assert world.now_ns < due_ns <= world.now_ns + 10 * SECOND
+    world.run((due_ns - world.now_ns) / SECOND, load(in_flight=4))
+    assert world.shown().desired > 1
 
 
 def test_from_zero_a_crowd_gets_the_needed_count_at_once_within_bounds() -> None:

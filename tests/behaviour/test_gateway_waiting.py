@@ -272,6 +272,24 @@ async def test_replicas_that_all_vanish_hold_their_requests(rig: Rig) -> None:
         assert (await first).body == b"first"
 
 
+async def test_a_queue_that_begins_is_reported_before_its_time(tmp_path: Path) -> None:
+    gate = Gate()
+    async with gateway(tmp_path, demand_period_seconds=3600.0) as rig, scripted(gate.script) as upstream:
+        rig.publisher.endpoint("demo", {"blue": deployment(concurrency=2)}, {"blue": 100})
+        rig.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        gate.passes.release()
+        while (await ask(rig.port)).status != 200:
+            await asyncio.sleep(0.01)
+        asked = [asyncio.create_task(ask(rig.port)) for _ in range(2)]
+        await until(lambda: gate.inside == 2, "the replica is full")
+        asked += [asyncio.create_task(ask(rig.port)) for _ in range(2)]
+        await until(lambda: most_queued(rig) == 2, "both are reported as waiting")
+        assert sum(row.arrivals for report in rig.demand for row in report.rows) == 5
+        for _ in asked:
+            gate.passes.release()
+        assert [one.status for one in await asyncio.gather(*asked)] == [200] * 4
+
+
 async def test_demand_adds_up(rig: Rig) -> None:
     async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)

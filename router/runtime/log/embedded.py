@@ -94,6 +94,8 @@ class EmbeddedLog:
             mend(self.folder / FILE)
         store = Store(self.folder / FILE, busy_seconds=self._busy_seconds)
         try:
+            if self._is_spool:
+                store.leave_checkpoints()
             return store, Bell(self.folder / WAKE)
         except OSError as error:
             store.close()

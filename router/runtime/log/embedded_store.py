@@ -74,6 +74,10 @@ class Store:
     def __init__(self, path: Path, *, busy_seconds: float = 5.0) -> None:
         """Raises `Unavailable`. `busy_seconds`: how long a transaction waits for another process's."""
         self.path = path
+        self._noted = b""
+        """The writer that this connection has noted as one of this machine."""
+        self._room_bytes = 0
+        """What may still be committed before the disk is looked at again."""
         self._lock = OpenLock(path, wait_seconds=busy_seconds)
         try:
             with translated(path):
@@ -112,6 +116,16 @@ class Store:
             with self._writing():
                 embedded_schema.upgrade(self._db)
 
+    def leave_checkpoints(self) -> None:
+        """Let another process, the shipper, move what is committed from the write-ahead log into the file.
+
+        It does so with the deletes of what it has shipped. While it does not, the write-ahead log grows to four times its
+        usual size (16 MiB) before this connection does it after all; on a small disk it never grows beyond the usual.
+        """
+        with translated(self.path):
+            if spool_disk.reserve_bytes(self.path.parent) >= spool_disk.BALLAST_BYTES:
+                self._db.execute("PRAGMA wal_autocheckpoint = 4000").fetchone()
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
@@ -132,7 +146,10 @@ class Store:
         with translated(self.path), self._writing():
             if outgoing:
                 self._keep_the_reserve(sum(len(row.value) + OUTGOING_ROW_BYTES for row in rows))
-            return self._insert(writer, rows, outgoing)
+            size = self._insert(writer, rows, outgoing)
+        if outgoing:
+            self._noted = writer
+        return size
 
     def _keep_the_reserve(self, size: int) -> None:
         """Raise `Unavailable` when a commit of `size` bytes would take the room that is needed to make room again.
@@ -140,10 +157,14 @@ class Store:
         Within its transaction, or several writers would each find the same room. What is committed stands in the
         write-ahead log first; if the disk cannot take it into the file then, nothing can be removed any more either.
         """
+        self._room_bytes -= size
+        if self._room_bytes > 0:
+            return
         folder = self.path.parent
         try:
             free, reserve = spool_disk.free_bytes(folder), spool_disk.reserve_bytes(folder)
             if free >= spool_disk.PLENTY * reserve:
+                self._room_bytes = reserve if free >= 2 * spool_disk.PLENTY * reserve else 0
                 return
             held = self.path.stat().st_size
         except OSError:
@@ -177,7 +198,8 @@ class Store:
         if not outgoing:
             return 0
         # In the same transaction: nothing of a writer can come back as a copy before it is known as one of ours.
-        self._db.execute("INSERT OR IGNORE INTO writers VALUES (?, ?)", (writer, rows[0].time_ns))
+        if writer != self._noted:
+            self._db.execute("INSERT OR IGNORE INTO writers VALUES (?, ?)", (writer, rows[0].time_ns))
         return self._outgoing_size()
 
     def _count(self, counts: Mapping[str, int], sizes: Mapping[str, int], outgoing: bool = False) -> None:

@@ -6,7 +6,7 @@ of the copy. What other machines wrote is copied next to it, so that order by of
 
 What a crash costs: a killed process only what it had accepted within the last few milliseconds and not committed; a
 power cut also what was committed within the last 50 ms and the time of one sync, while a shipper runs; while none does,
-what was committed since SQLite's last checkpoint (about 4 MiB of rows).
+what was committed since SQLite's last checkpoint (about 16 MiB of rows).
 """
 
 from __future__ import annotations

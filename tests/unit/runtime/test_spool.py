@@ -20,6 +20,7 @@ from router.runtime.log.embedded import EmbeddedLog
 from router.runtime.log.embedded_store import OUTGOING_ROW_BYTES, Retention, Store
 from router.runtime.log.embedded_writer import WriterSettings
 from router.runtime.log.spool import Spool
+from router.runtime.log.spool_disk import BALLAST_BYTES, PLENTY
 from router.runtime.log.spool_link import Link
 from tests.support.spool_filling import NOW, WRITER, fill, rows_of
 
@@ -332,12 +333,14 @@ async def test_a_full_spool_refuses_streams_and_takes_compacted_messages(tmp_pat
 
 
 async def test_writers_leave_the_shipper_its_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tuple(os.statvfs(tmp_path))
+    enough = 16 * PLENTY * BALLAST_BYTES // (10 * disk[1])  # but not so much that nobody looks for a while
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*disk[:3], enough, enough, *disk[5:])))
     log = EmbeddedLog(tmp_path, settings=WriterSettings(outgoing=True, retry_seconds=0.01, retry_limit_seconds=0.02))
     log.append(DEMAND, "e", b"first")
     await log.flush()
-    disk = os.statvfs(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr(os, "statvfs", lambda _: os.statvfs_result((*tuple(disk)[:3], 5, 5, *tuple(disk)[5:])))
+        full.setattr(os, "statvfs", lambda _: os.statvfs_result((*disk[:3], 5, 5, *disk[5:])))
         log.append(DEMAND, "e", b"second")
         log.append(SPECS, "e", b"third")
         with pytest.raises(Unavailable, match="disk is almost full"):
