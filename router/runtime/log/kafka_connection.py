@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from router.contract.errors import InvalidSpec, Problem
+from router.contract.errors import InvalidSpec
 from router.contract.spelling import nearest
+from router.runtime.given import TLS_SETTINGS, Given, client_context
 from router.runtime.log.kafka_url import PLAIN, TLS, KafkaUrl
 
 PREFIX: Final = "TIDEGATE_KAFKA_"
@@ -27,7 +28,7 @@ IN_THE_CLEAR: Final = frozenset({"PLAIN", OAUTH})
 _PASSWORD_SETTINGS = ("USERNAME", "PASSWORD", "PASSWORD_FILE")
 _CLIENT_SETTINGS = ("CLIENT_ID", "CLIENT_SECRET", "CLIENT_SECRET_FILE", "SCOPE")
 _OAUTH_SETTINGS = ("TOKEN_FILE", "TOKEN_URL", *_CLIENT_SETTINGS)
-_TLS_SETTINGS = ("CA_FILE", "CERT_FILE", "KEY_FILE")
+
 
 TIMING: Final = MappingProxyType(
     {
@@ -46,21 +47,12 @@ TIMING: Final = MappingProxyType(
 """What every client has in common, in milliseconds."""
 
 
-class Secret(str):
-    """Text that shows itself to nobody who prints what it is in."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<secret>"
-
-
 def client_options(url: KafkaUrl, role: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Keyword arguments for every aiokafka client of a process with this role.
 
     Raises `InvalidSpec` with every problem of the environment: the variable, what is wrong and the fix.
     """
-    given = _Given(environ)
+    given = Given(PREFIX, environ)
     context = _tls(url, given)
     login = _login(url, given)
     if given.problems:
@@ -83,112 +75,21 @@ def _quiet() -> None:
         logger.setLevel(logging.CRITICAL)
 
 
-class _Given:
-    """The variables that are set; an empty one counts as absent. Collects what is wrong with them."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.problems: list[Problem] = []
-
-    def text(self, name: str) -> str:
-        return self._environ.get(PREFIX + name, "")
-
-    def wrong(self, name: str, message: str, value: str | None = None, suggestion: str | None = None) -> None:
-        self.problems.append(Problem(PREFIX + name, message, value, suggestion))
-
-    def required(self, name: str, reason: str) -> str:
-        if not self.text(name):
-            self.wrong(name, f"must be set {reason}")
-        return self.text(name)
-
-    def secret(self, name: str, reason: str) -> Secret:
-        """The value of `name`, or the content of the file that `name`_FILE names; one of them must be set."""
-        value, path = self.text(name), self.text(f"{name}_FILE")
-        if value and path:
-            self.wrong(name, f"contradicts {PREFIX}{name}_FILE: set one of them")
-        elif not value and not path:
-            self.wrong(name, f"or {PREFIX}{name}_FILE must be set {reason}")
-        elif path:
-            value = self.content(f"{name}_FILE")
-        return Secret(value)
-
-    def content(self, name: str) -> str:
-        """The text in the file that `name` names, without its last line break; not empty unless it is reported."""
-        path = self.text(name)
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = file.read().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-            self.wrong(name, f"names a file that cannot be read: {reason}", path)
-            return ""
-        if not content:
-            self.wrong(name, "names a file that is empty", path)
-        return content
-
-    def exclude(self, names: tuple[str, ...], message: str) -> None:
-        for name in names:
-            if self.text(name):
-                self.wrong(name, message)
-
-
 # TLS --------------------------------------------------------------------------------------------------------------
 
 
-def _tls(url: KafkaUrl, given: _Given) -> ssl.SSLContext | None:
+def _tls(url: KafkaUrl, given: Given) -> ssl.SSLContext | None:
     """Verifies the broker's name and certificate, by the system's authorities or those in CA_FILE alone."""
     if not url.tls:
-        given.exclude(_TLS_SETTINGS, f"needs TLS: write {TLS}:// instead of {PLAIN}:// in the log's URL, or unset it")
+        given.exclude(TLS_SETTINGS, f"needs TLS: write {TLS}:// instead of {PLAIN}:// in the log's URL, or unset it")
         return None
-    if given.text("KEY_FILE") and not given.text("CERT_FILE"):
-        given.wrong("CERT_FILE", f"must name the certificate that belongs to {PREFIX}KEY_FILE")
-    readable = [_is_readable(given, name) for name in _TLS_SETTINGS if given.text(name)]
-    if not all(readable):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=given.text("CA_FILE") or None)
-    except ssl.SSLError:
-        given.wrong("CA_FILE", "must hold certificates in PEM", given.text("CA_FILE"))
-        return None
-    if given.text("CERT_FILE"):
-        _load_certificate(context, given)
-    return context
-
-
-def _is_readable(given: _Given, name: str) -> bool:
-    """The ssl module does not say which file it could not read."""
-    try:
-        with open(given.text(name), "rb") as file:
-            file.read(1)
-    except OSError as error:
-        given.wrong(name, f"names a file that cannot be read: {error.strerror}", given.text(name))
-        return False
-    return True
-
-
-class _Encrypted(Exception):
-    """The private key asks for a password."""
-
-
-def _load_certificate(context: ssl.SSLContext, given: _Given) -> None:
-    def ask() -> str:  # without it, OpenSSL would ask on the terminal
-        raise _Encrypted
-
-    key_name = "KEY_FILE" if given.text("KEY_FILE") else "CERT_FILE"
-    try:
-        context.load_cert_chain(given.text("CERT_FILE"), given.text("KEY_FILE") or None, ask)
-    except _Encrypted:
-        fix = "openssl pkey -in <this file> -out <another>, readable by its owner alone"
-        given.wrong(key_name, f"must hold a key without a password: {fix}", given.text(key_name))
-    except ssl.SSLError as error:
-        reason = "the key does not belong to the certificate" if error.reason == "KEY_VALUES_MISMATCH" else error.reason
-        given.wrong("CERT_FILE", f"must hold a certificate and its key in PEM ({reason})", given.text("CERT_FILE"))
+    return client_context(given)
 
 
 # SASL -------------------------------------------------------------------------------------------------------------
 
 
-def _login(url: KafkaUrl, given: _Given) -> dict[str, Any]:
+def _login(url: KafkaUrl, given: Given) -> dict[str, Any]:
     """The `sasl_*` arguments; empty when no mechanism is named."""
     mechanism = given.text("SASL_MECHANISM").upper()
     if not mechanism:
@@ -230,7 +131,7 @@ def _is_local(server: str) -> bool:
         return host == "localhost"
 
 
-def _token_provider(given: _Given, reason: str) -> object:
+def _token_provider(given: Given, reason: str) -> object:
     """What brings a bearer token to each new connection; None when that is reported as impossible."""
     file, url = given.text("TOKEN_FILE"), given.text("TOKEN_URL")
     if bool(file) == bool(url):
