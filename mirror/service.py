@@ -51,7 +51,7 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
         if endpoint is not None:
             changed(endpoint)
 
-    courier = Courier(settings.autoscaler, told)
+    courier = Courier(settings.autoscaler, told, credentials=settings.credentials)
     recorder = Recorder(log, directory, courier.hand)
     key = load_key(settings.data.shadow_key)
     courier.open()

@@ -86,13 +86,17 @@ async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
 
 async def _mirror(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
     from mirror.service import run
+    from router.runtime.credentials import for_posting
 
-    await run(MirrorSettings(data, autoscaler=_autoscalers(flags, data)), log, stopping.stop, ready)
+    targets = _autoscalers(flags, data)
+    await run(MirrorSettings(data, autoscaler=targets, credentials=for_posting(targets)), log, stopping.stop, ready)
 
 
 async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
     from router.gateway.worker import run
+    from router.runtime.credentials import for_posting
 
+    targets = _autoscalers(flags, data)
     settings = GatewaySettings(
         data,
         host=flags.host,
@@ -101,7 +105,8 @@ async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         workers=flags.workers,
         domain=flags.domain,
         drain_seconds=flags.drain_seconds,
-        autoscaler=_autoscalers(flags, data),
+        autoscaler=targets,
+        credentials=for_posting(targets),
     )
     await run(settings, log, stopping.stop, ready)
 
@@ -119,9 +124,12 @@ async def _autoscaler(
 ) -> None:
     from autoscaler.backends.local import LocalBackend
     from autoscaler.control.service import run
+    from router.runtime.credentials import for_listening
 
+    settings = AutoscalerSettings(
+        data, flags.cache, scoring_url=flags.gateway_url, listen=flags.listen, credentials=for_listening(flags.listen)
+    )
     backend = LocalBackend(data, flags.cache)
-    settings = AutoscalerSettings(data, flags.cache, scoring_url=flags.gateway_url, listen=flags.listen)
     try:
         await run(settings, {"local": backend}, log, stopping.stop, ready)
     finally:
@@ -152,8 +160,9 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
             "--autoscaler",
             action="append",
             metavar="URL",
-            help="with a log on Kafka: who gets demand directly too, unix:/path or http://host:port; may be repeated; "
-            "'none' for nobody (default: the autoscaler of the same data folder)",
+            help="with a log on Kafka: who gets demand directly too, unix:/path, http://host:port or https://host:port, "
+            "with token and certificates in TIDEGATE_DEMAND_*; may be repeated; 'none' for nobody (default: the "
+            "autoscaler of the same data folder)",
         )
     if role == "autoscaler":
         cache = default_cache()
@@ -162,7 +171,7 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
             "--listen",
             type=host_and_port,
             metavar="HOST:PORT",
-            help="where gateways of other machines hand demand over",
+            help="where gateways of other machines hand demand over, with token and certificates in TIDEGATE_DEMAND_*",
         )
     if role == "shipper":
         parser.add_argument(

@@ -1,37 +1,31 @@
 """HTTP of the autoscaler: what the control plane asks of it, and demand that comes past the log.
 
-On a Unix socket of the data folder, owner only: `GET /logs` of a deployment, `GET /healthz`, `POST /v1/demand`. On TCP,
-where it is wanted, the same without the logs. No HTTP framework: nothing serves before the autoscaler has started, and
-importing one would take as long as all the rest of that. Connections stay open behind demand, and end behind
-everything else.
+On a Unix socket of the data folder, owner only: `GET /logs` of a deployment, `GET /healthz`, `GET /metrics`,
+`POST /v1/demand`. On TCP, where it is wanted, the same without the logs, behind a token and TLS. No HTTP framework:
+nothing serves before the autoscaler has started, and importing one would take as long as all the rest of that.
+Connections stay open behind demand, and end behind everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-from autoscaler.backends.base import Backend
-from autoscaler.control.requests import HEAD_BYTES, Refused, Request, read_request
-from router.contract.codec import Malformed, UnknownSchema
-from router.contract.errors import Unavailable
-from router.contract.handover import PATH, REQUEST_BYTES, Handed, decode_handed, encode_told
+from autoscaler.control.answers import Answers, failure
+from autoscaler.control.door import Door
+from autoscaler.control.requests import HEAD_BYTES, Head, Refused, Request, read_request
+from router.contract.handover import REQUEST_BYTES
+from router.runtime.credentials import NONE, Credentials, check_listening
 
-_LOG = logging.getLogger(__name__)
-
-DEFAULT_LINES = 500
-MOST_LINES = 10_000
 EXCHANGE_SECONDS = 30.0
 """For one request and its answer, the wait for the request included."""
+HANDSHAKE_SECONDS = 10.0
+"""For TLS, before the first request."""
 SHUTDOWN_SECONDS = 1.0
 """Longest wait at the end for the requests under way."""
 LINGER_SECONDS = 1.0
@@ -39,39 +33,13 @@ LINGER_SECONDS = 1.0
 MOST_CONNECTIONS = 2048
 """At once; a gateway worker and a mirror hold one each. Further ones are closed unanswered."""
 
-BackendOf = Callable[[str, str], Backend | None]
-"""(endpoint, deployment) → the backend it runs on, None when there is no such deployment."""
-Take = Callable[[Sequence[Handed]], Sequence[tuple[str, bytes]]]
-"""Takes demand, and returns (endpoint, `encode_replicas`) of what the reporters do not route by yet. Raises
-`Unavailable` when the same should be handed again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status with a body: JSON, or bytes as they are."""
-
-    status: HTTPStatus
-    body: Mapping[str, Any] | bytes
-
-    def encode(self, *, stays: bool = False) -> bytes:
-        """As HTTP; the connection ends behind it unless it `stays`."""
-        kind, content = "octet-stream", self.body
-        if not isinstance(content, bytes):
-            kind, content = "json", json.dumps(content).encode()
-        end = "\r\n" if stays else "Connection: close\r\n\r\n"
-        head = (
-            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\nContent-Type: application/{kind}\r\n"
-            f"Content-Length: {len(content)}\r\n{end}"
-        )
-        return head.encode() + content
-
 
 class _Site:
-    """The routes and the connections under way."""
+    """The connections under way."""
 
-    def __init__(self, backend_of: BackendOf, take: Take | None) -> None:
-        self._backend_of = backend_of
-        self._take = take
+    def __init__(self, answers: Answers, door: Door) -> None:
+        self._answers = answers
+        self._door = door
         self._under_way: set[asyncio.Task[None]] = set()
         self._silent: set[asyncio.Task[Any]] = set()
         """Those of them that wait for a request."""
@@ -117,13 +85,13 @@ class _Site:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, local: bool) -> bool:
         """One request and its answer; returns whether the connection stays open."""
         try:
-            request = await self._heard(reader)
+            request = await self._heard(reader, local)
         except Refused as refused:
-            writer.write(_error(refused.status, "BadArgument", refused.message).encode())
+            writer.write(failure(refused.status, refused.code, refused.message).encode())
             await _linger(reader, writer)
             writer.close()
             return False
-        answer = await self._guarded(request, local)
+        answer = await self._answers.to(request, local=local)
         stays = request.stays and request.method == "POST" and answer.status is HTTPStatus.OK
         writer.write(answer.encode(stays=stays))
         if stays:
@@ -132,87 +100,46 @@ class _Site:
             writer.close()
         return stays
 
-    async def _heard(self, reader: asyncio.StreamReader) -> Request:
+    async def _heard(self, reader: asyncio.StreamReader, local: bool) -> Request:
         task = asyncio.current_task()
         assert task is not None
         self._silent.add(task)
         try:
-            return await read_request(reader, REQUEST_BYTES)
+            return await read_request(reader, REQUEST_BYTES, _owner if local else self._door.admit)
         finally:
             self._silent.discard(task)
 
-    async def _guarded(self, request: Request, local: bool) -> Answer:
-        """`_answer`, whose surprises are this request's alone."""
-        try:
-            return await self._answer(request, local)
-        except Unavailable as error:
-            return _error(HTTPStatus.SERVICE_UNAVAILABLE, error.code, error.message)
-        except Exception:
-            _LOG.exception("%s %s failed", request.method, request.target)
-            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", "see the autoscaler's output")
 
-    async def _answer(self, request: Request, local: bool) -> Answer:
-        try:
-            url = urlsplit(request.target)
-        except ValueError:
-            return _error(HTTPStatus.BAD_REQUEST, "BadArgument", "the address cannot be read")
-        methods = {"/healthz": "GET"}
-        if local:
-            methods["/logs"] = "GET"
-        if self._take is not None:
-            methods[PATH] = "POST"
-        method = methods.get(url.path)
-        if method is None:
-            return _error(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"there is nothing at {url.path}")
-        if request.method != method:
-            return _error(HTTPStatus.METHOD_NOT_ALLOWED, "BadArgument", f"{url.path} takes {method} alone")
-        if url.path == "/healthz":
-            return Answer(HTTPStatus.OK, {"status": "ok"})
-        if url.path == "/logs":
-            return await self._logs(dict(parse_qsl(url.query, keep_blank_values=True)))
-        return self._demand(request)
-
-    def _demand(self, request: Request) -> Answer:
-        assert self._take is not None
-        if request.body is None:
-            return _error(HTTPStatus.LENGTH_REQUIRED, "BadArgument", "say the length of the body in Content-Length")
-        try:
-            messages = decode_handed(request.body)
-        except (Malformed, UnknownSchema) as error:
-            return _error(HTTPStatus.BAD_REQUEST, "BadArgument", f"the body makes no sense: {error}")
-        return Answer(HTTPStatus.OK, encode_told(self._take(messages)))
-
-    async def _logs(self, query: Mapping[str, str]) -> Answer:
-        endpoint, deployment = query.get("endpoint", ""), query.get("deployment", "")
-        text = query.get("lines", str(DEFAULT_LINES))
-        if not text.isdecimal() or not 0 < int(text) <= MOST_LINES:
-            message = f"lines must be a number from 1 to {MOST_LINES}, not '{text}'"
-            return _error(HTTPStatus.BAD_REQUEST, "BadArgument", message)
-        backend = self._backend_of(endpoint, deployment.lower())
-        if backend is None:
-            message = f"there is no deployment '{deployment}' of endpoint '{endpoint}'"
-            return _error(HTTPStatus.NOT_FOUND, "ResourceNotFound", message)
-        return Answer(HTTPStatus.OK, {"content": await backend.logs(endpoint, deployment.lower(), int(text))})
+def _owner(_: Head) -> None:
+    """The socket's own mode has admitted whoever is there."""
 
 
 @contextlib.asynccontextmanager
 async def admin_site(
-    socket: Path, backend_of: BackendOf, take: Take | None = None, listen: tuple[str, int] | None = None
+    socket: Path,
+    answers: Answers,
+    listen: tuple[str, int] | None = None,
+    *,
+    credentials: Credentials = NONE,
+    door: Door | None = None,
 ) -> AsyncIterator[tuple[str, int] | None]:
-    """Serve the routes on `socket`, owner only, while inside. A socket left behind by a dead process is replaced.
+    """Serve `answers` on `socket`, owner only, while inside. A socket left behind by a dead process is replaced.
 
-    With `take`, demand is taken too; with `listen` (host, port; port 0 = any), TCP serves `/v1/demand` and `/healthz`.
-    Yields the host and port that TCP listens on, None without `listen`. Raises `OSError` when the port cannot be had.
+    With `listen` (host, port; port 0 = any), TCP too, all but the logs, for those whom `door` (by default: the token of
+    `credentials`) admits. Yields the host and port that TCP listens on, None without `listen`. Raises `OSError` when the
+    port cannot be had, and `InvalidSpec` for one that other machines reach without a token.
     """
+    if listen is not None:
+        check_listening(listen, credentials)
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)  # the data folder is owned already, so nobody alive listens there
-    site = _Site(backend_of, take)
+    site = _Site(answers, door or Door(credentials.token))
     servers = [await asyncio.start_unix_server(site.accept, str(socket), limit=HEAD_BYTES)]
     try:
         os.chmod(socket, 0o600)
         bound = None
         if listen is not None:
-            servers.append(await asyncio.start_server(site.accept_remote, *listen, limit=HEAD_BYTES))
+            servers.append(await _tcp(site, listen, credentials))
             bound = servers[-1].sockets[0].getsockname()[:2]
         yield bound
     finally:
@@ -220,6 +147,19 @@ async def admin_site(
             server.close()
         await site.end()
         socket.unlink(missing_ok=True)
+
+
+async def _tcp(site: _Site, listen: tuple[str, int], credentials: Credentials) -> asyncio.Server:
+    if credentials.tls is None:
+        return await asyncio.start_server(site.accept_remote, *listen, limit=HEAD_BYTES)
+    return await asyncio.start_server(
+        site.accept_remote,
+        *listen,
+        limit=HEAD_BYTES,
+        ssl=credentials.tls,
+        ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+    )
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -230,7 +170,3 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 writer.write_eof()
             while await reader.read(HEAD_BYTES):
                 pass
-
-
-def _error(status: HTTPStatus, code: str, message: str) -> Answer:
-    return Answer(status, {"error": {"code": code, "message": message}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -13,10 +14,26 @@ HEAD_BYTES = 1 << 15
 class Refused(Exception):
     """What came is no request that can be answered; nothing behind it on this connection is one."""
 
-    def __init__(self, status: HTTPStatus, message: str) -> None:
+    def __init__(self, status: HTTPStatus, message: str, code: str = "BadArgument") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's first part."""
+
+    method: str
+    target: str
+    version: str
+    headers: tuple[tuple[str, str], ...]
+    """(lower-case name, value)."""
+
+    def values(self, name: str) -> list[str]:
+        """Of all headers called `name`."""
+        return [value for other, value in self.headers if other == name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +48,43 @@ class Request:
     """Whether the sender wants to go on with this connection."""
 
 
-async def read_request(reader: asyncio.StreamReader, most_bytes: int) -> Request:
-    """The next request, its body at most `most_bytes`.
+def _anybody(_: Head) -> None:
+    """Lets everything in."""
+
+
+async def read_request(
+    reader: asyncio.StreamReader, most_bytes: int, admit: Callable[[Head], None] = _anybody
+) -> Request:
+    """The next request, its body at most `most_bytes`. `admit` may raise `Refused` before any of the body is read.
 
     Raises `Refused`, and `IncompleteReadError` when the sender leaves.
     """
+    head = await _head(reader)
+    admit(head)
+    length = _body_length(head.values("content-length"))
+    if head.values("transfer-encoding"):
+        raise Refused(HTTPStatus.LENGTH_REQUIRED, "say the length of the body in Content-Length")
+    if length is not None and length > most_bytes:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {most_bytes} bytes")
+    body = await reader.readexactly(length) if length is not None else None
+    leaves = any("close" in value.lower() for value in head.values("connection"))
+    return Request(head.method, head.target, body, stays=head.version == "HTTP/1.1" and not leaves)
+
+
+async def _head(reader: asyncio.StreamReader) -> Head:
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        text = await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError as error:
         too_long = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         raise Refused(too_long, "the request's head is too long") from error
-    line, *lines = head[:-4].decode("latin-1").split("\r\n")
+    line, *lines = text[:-4].decode("latin-1").split("\r\n")
     match line.split(" "):
         case [method, target, version] if version.startswith("HTTP/1."):
             pass
         case _:
             raise Refused(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.1")
-    headers = [(name.lower(), value.strip()) for name, _, value in (one.partition(":") for one in lines)]
-    length = _body_length([value for name, value in headers if name == "content-length"])
-    if any(name == "transfer-encoding" for name, _ in headers):
-        raise Refused(HTTPStatus.LENGTH_REQUIRED, "say the length of the body in Content-Length")
-    if length is not None and length > most_bytes:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {most_bytes} bytes")
-    body = await reader.readexactly(length) if length is not None else None
-    leaves = any(name == "connection" and "close" in value.lower() for name, value in headers)
-    return Request(method, target, body, stays=version == "HTTP/1.1" and not leaves)
+    pairs = tuple((name.lower(), value.strip()) for name, _, value in (one.partition(":") for one in lines))
+    return Head(method, target, version, pairs)
 
 
 def _body_length(values: list[str]) -> int | None:

@@ -16,6 +16,8 @@ from autoscaler.backends.base import Backend
 from autoscaler.control import ownership
 from autoscaler.control.actuation import Actuator
 from autoscaler.control.admin import admin_site
+from autoscaler.control.answers import Answers
+from autoscaler.control.door import Door
 from autoscaler.control.intake import Intake, Kept
 from autoscaler.control.keeping import Keeper
 from autoscaler.control.observers import publish
@@ -23,6 +25,7 @@ from autoscaler.control.ownership import ASSUME_SECONDS, Mandate
 from autoscaler.control.reconciler import Reconciler
 from router.contract.handover import Handed
 from router.runtime.clock import Clock, SystemClock
+from router.runtime.credentials import NONE
 from router.runtime.log.base import Log, Share
 from router.runtime.settings import AutoscalerSettings, DataLayout
 from router.runtime.tasks import Supervisor
@@ -140,6 +143,8 @@ class Autoscaler:
     ) -> None:
         self.reconciler = reconciler
         self.intake = Intake(log, reconciler)
+        self._credentials = settings.credentials or NONE
+        self._door = Door(self._credentials.token)
         self._settings = settings
         self._backends = backends
         self._log = log
@@ -167,7 +172,14 @@ class Autoscaler:
                 await self._bell.rung(min(self._settings.tick_seconds, left_seconds))
                 due_ns = self._turn()
 
-        site = admin_site(self._settings.data.autoscaler_socket, self._backend_of, self._taken, self._settings.listen)
+        answers = Answers(self._backend_of, self._taken)
+        site = admin_site(
+            self._settings.data.autoscaler_socket,
+            answers,
+            self._settings.listen,
+            credentials=self._credentials,
+            door=self._door,
+        )
         async with site:
             async with self._tasks as tasks:
                 for name, actuator in self._actuators.items():

@@ -104,7 +104,7 @@ class _Worker:
             report_soon=self._report_soon,
         )
         self._discovery = Discovery(self._state)
-        self._courier = Courier(settings.autoscaler, self._discovery.take_replicas)
+        self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
         self._reporter = Reporter(log, self._courier.hand)
         self._caught_up = asyncio.Event()
         self._shadows_due = 0.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from router.contract.codec import Malformed, UnknownSchema
 from router.contract.handover import ANSWER_BYTES, PATH, Handed, decode_told, encode_handed, handed_bytes
+from router.runtime.credentials import NONE, Credentials, check_posting
 from router.runtime.posting import BadAnswer, Posting, Target, parse_target
 from router.runtime.telemetry import Limited
 
@@ -60,11 +61,18 @@ class Courier:
         targets: Sequence[str],
         take_replicas: Callable[[bytes], None],
         *,
+        credentials: Credentials | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`take_replicas` gets each `replicas` message that an answer brings. Raises `InvalidSpec` for a bad target."""
+        """`take_replicas` gets each `replicas` message that an answer brings.
+
+        Raises `InvalidSpec` for a bad target, or one that would be told without `credentials`.
+        """
         self.counts = Counts()
-        self._lanes = [_Lane(parse_target(one), take_replicas, self.counts, chance) for one in dict.fromkeys(targets)]
+        parsed = [parse_target(one) for one in dict.fromkeys(targets)]
+        shown = credentials or NONE
+        check_posting(parsed, shown)
+        self._lanes = [_Lane(one, take_replicas, self.counts, shown, chance) for one in parsed]
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
@@ -100,14 +108,19 @@ class _Lane:
     """One target: its queue, its connection, its task."""
 
     def __init__(
-        self, target: Target, take_replicas: Callable[[bytes], None], counts: Counts, chance: Callable[[], float]
+        self,
+        target: Target,
+        take_replicas: Callable[[bytes], None],
+        counts: Counts,
+        credentials: Credentials,
+        chance: Callable[[], float],
     ) -> None:
         self.target = target
         self.waiting_bytes = 0
         self._take_replicas = take_replicas
         self._counts = counts
         self._chance = chance
-        self._posting = Posting(target, PATH, ANSWER_BYTES)
+        self._posting = Posting(target, PATH, ANSWER_BYTES, token=credentials.token, tls=credentials.tls)
         self._say = Limited(_LOG, seconds=SAY_SECONDS)
         self._queue: deque[Handed] = deque()
         self._filled = asyncio.Event()
@@ -167,7 +180,7 @@ class _Lane:
             self._failed("it says that it is busy")
         else:
             self._counts.refused += len(batch)
-            self._failed(f"it answers {status}: {body[:200].decode(errors='replace')}")
+            self._failed(f"it answers {status}: {body[:300].decode(errors='replace')}")
 
     def _tell(self, body: bytes) -> None:
         """Pass on what the answer brought; one message that makes no sense does not keep back the others."""

@@ -9,15 +9,20 @@ import asyncio
 import contextlib
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from router.contract.errors import InvalidSpec, Problem
+
+if TYPE_CHECKING:
+    import ssl
 
 HEAD_BYTES = 1 << 14
 """Longest head of an answer."""
 
 _STATUS = re.compile(r"HTTP/1\.1 ([2-5]\d\d)(?: .*)?")
-_FORM = "unix:/path/of/the/socket or http://host:port"
+_FORM = "unix:/path/of/the/socket, http://host:port or https://host:port"
+HANDSHAKE_SECONDS = 5.0
 
 
 class BadAnswer(Exception):
@@ -34,6 +39,7 @@ class Target:
     """Unix socket; empty for TCP."""
     host: str = ""
     port: int = 0
+    tls: bool = False
 
     @property
     def authority(self) -> str:
@@ -42,25 +48,29 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """`unix:/path` or `http://host:port`. Raises `InvalidSpec`."""
+    """`unix:/path`, `http://host:port` or `https://host:port`. Raises `InvalidSpec`."""
     with contextlib.suppress(ValueError):
         if text.startswith("unix:") and len(text) > 5 and "\0" not in text:
             return Target(text, path=text.removeprefix("unix:"))
         url = urlsplit(text)
         plain = url.path in ("", "/") and not any((url.username, url.password, url.query, url.fragment))
         visible = text.isascii() and text.isprintable() and " " not in text
-        if url.scheme == "http" and url.hostname and url.port and plain and visible:
-            return Target(text, host=url.hostname, port=url.port)
+        if url.scheme in ("http", "https") and url.hostname and url.port and plain and visible:
+            return Target(text, host=url.hostname, port=url.port, tls=url.scheme == "https")
     raise InvalidSpec([Problem("autoscaler", _FORM, text)])
 
 
 class Posting:
     """Posts to one path of one target, one body after the other."""
 
-    def __init__(self, target: Target, path: str, most_bytes: int) -> None:
-        """`most_bytes`: longest body of an answer."""
+    def __init__(
+        self, target: Target, path: str, most_bytes: int, *, token: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`most_bytes`: longest body of an answer. `token` goes along over TCP; `tls` is for an `https` target."""
         self._target = target
-        self._head = f"POST {path} HTTP/1.1\r\nHost: {target.authority}\r\nContent-Length: "
+        self._tls = tls
+        login = f"Authorization: Bearer {token}\r\n" if token and not target.path else ""
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {target.authority}\r\n{login}Content-Length: "
         self._most_bytes = most_bytes
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -106,9 +116,15 @@ class Posting:
         return status, answer
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._target.path:
-            return await asyncio.open_unix_connection(self._target.path, limit=HEAD_BYTES)
-        return await asyncio.open_connection(self._target.host, self._target.port, limit=HEAD_BYTES)
+        target = self._target
+        if target.path:
+            return await asyncio.open_unix_connection(target.path, limit=HEAD_BYTES)
+        if not target.tls:
+            return await asyncio.open_connection(target.host, target.port, limit=HEAD_BYTES)
+        assert self._tls is not None
+        return await asyncio.open_connection(
+            target.host, target.port, limit=HEAD_BYTES, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
+        )
 
 
 def _parse(head: str) -> tuple[int, int, bool]:

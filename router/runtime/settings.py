@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from router.runtime.credentials import Credentials  # the command line's own start must not pay for it
 
 
 def default_cache() -> Path:
@@ -109,7 +113,10 @@ class GatewaySettings:
     max_waiting: int = 10_000
     """Requests that may wait for a first replica, per deployment and worker."""
     autoscaler: tuple[str, ...] = ()
-    """Where demand is handed besides the log, `unix:/path` or `http://host:port`; none where the log is as direct."""
+    """Where demand is handed besides the log, `unix:/path`, `http://host:port` or `https://host:port`; none where the log
+    is as direct."""
+    credentials: Credentials | None = None
+    """What autoscalers on other machines are shown and must show; None = nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,10 @@ class MirrorSettings:
     timeout_seconds: float = 300.0
     """A shadow's own deadline, independent of the live request's."""
     autoscaler: tuple[str, ...] = ()
-    """Where demand is handed besides the log, `unix:/path` or `http://host:port`; none where the log is as direct."""
+    """Where demand is handed besides the log, `unix:/path`, `http://host:port` or `https://host:port`; none where the log
+    is as direct."""
+    credentials: Credentials | None = None
+    """What autoscalers on other machines are shown and must show; None = nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,8 @@ class AutoscalerSettings:
     scoring_url: str = "http://127.0.0.1:8080"
     listen: tuple[str, int] | None = None
     """Host and port on which gateways of other machines hand their demand over; None = on this machine alone."""
+    credentials: Credentials | None = None
+    """What those gateways are shown and must show; None = nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import pytest
 
 from autoscaler.backends.memory import MemoryBackend
 from autoscaler.control import admin
-from autoscaler.control.admin import MOST_LINES, admin_site
+from autoscaler.control.admin import admin_site
+from autoscaler.control.answers import MOST_LINES, Answers
 from autoscaler.control.requests import HEAD_BYTES
 
 DEADLINE = 30.0
@@ -50,7 +51,7 @@ def backend() -> Asked:
 async def socket(tmp_path: Path, backend: Asked) -> AsyncIterator[Path]:
     """Served, with `backend` for every deployment called blue."""
     path = tmp_path / "run" / "autoscaler.sock"
-    async with admin_site(path, lambda _, deployment: backend if deployment == "blue" else None):
+    async with admin_site(path, Answers(lambda _, deployment: backend if deployment == "blue" else None)):
         yield path
 
 
@@ -106,7 +107,7 @@ async def test_a_backend_that_fails_is_one_answer_and_a_line_in_the_output(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "autoscaler.sock"
-    async with admin_site(path, lambda *_: Asked(_fail)):
+    async with admin_site(path, Answers(lambda *_: Asked(_fail))):
         status, body = await say(path, get("/logs?endpoint=e&deployment=blue"))
         assert (status, body["error"]["code"]) == (500, "InternalServerError")
         assert (await say(path, get("/healthz")))[0] == 200
@@ -126,7 +127,7 @@ async def test_only_the_owner_may_ask_and_a_dead_process_s_socket_is_replaced(tm
     path = tmp_path / "autoscaler.sock"
     with sockets.socket(sockets.AF_UNIX) as left:
         left.bind(str(path))
-    async with admin_site(path, lambda *_: None):
+    async with admin_site(path, Answers(lambda *_: None)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert (await say(path, get("/healthz")))[0] == 200
     assert not path.exists()
@@ -143,7 +144,7 @@ async def test_the_end_cancels_what_does_not_end_by_itself(tmp_path: Path, monke
             raise AssertionError((endpoint, deployment, lines))
 
     async with asyncio.timeout(DEADLINE):
-        async with admin_site(path, lambda *_: Stuck()):
+        async with admin_site(path, Answers(lambda *_: Stuck())):
             reader, writer = await asyncio.open_unix_connection(str(path))
             writer.write(get("/logs?endpoint=e&deployment=blue"))
             await asked.wait()
@@ -156,7 +157,7 @@ async def test_the_end_cancels_what_does_not_end_by_itself(tmp_path: Path, monke
 async def test_a_silent_client_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "EXCHANGE_SECONDS", 0.01)
     path = tmp_path / "autoscaler.sock"
-    async with admin_site(path, lambda *_: None), asyncio.timeout(DEADLINE):
+    async with admin_site(path, Answers(lambda *_: None)), asyncio.timeout(DEADLINE):
         reader, writer = await asyncio.open_unix_connection(str(path))
         assert await reader.read() == b""
         writer.close()

@@ -14,6 +14,7 @@ import pytest
 from autoscaler.backends.memory import MemoryBackend
 from autoscaler.control import admin
 from autoscaler.control.admin import admin_site
+from autoscaler.control.answers import Answers
 from router.contract.errors import Unavailable
 from router.contract.handover import REQUEST_BYTES, Handed, decode_told, encode_handed
 
@@ -45,7 +46,7 @@ def taker() -> Taker:
 async def ways(tmp_path: Path, taker: Taker) -> AsyncIterator[dict[str, Any]]:
     """Both ways in: the Unix socket and TCP."""
     path = tmp_path / "autoscaler.sock"
-    async with admin_site(path, lambda *_: MemoryBackend(), taker, ("127.0.0.1", 0)) as bound:
+    async with admin_site(path, Answers(lambda *_: MemoryBackend(), taker), ("127.0.0.1", 0)) as bound:
         assert bound is not None
         yield {"unix": path, "tcp": bound}
 
@@ -172,7 +173,7 @@ async def test_a_taker_that_cannot_take_now_says_so_and_one_that_fails_harms_one
 
 async def test_without_a_taker_there_is_no_such_route_and_without_an_address_no_tcp(tmp_path: Path) -> None:
     path = tmp_path / "autoscaler.sock"
-    async with admin_site(path, lambda *_: None) as bound, connected(path) as connection:
+    async with admin_site(path, Answers(lambda *_: None)) as bound, connected(path) as connection:
         assert bound is None
         connection.writer.write(post(encode_handed(MESSAGES)))
         assert (await connection.answer())[0] == 404
@@ -184,7 +185,7 @@ async def test_connections_without_a_request_do_not_hold_up_the_end(
     monkeypatch.setattr(admin, "SHUTDOWN_SECONDS", 3600.0)
     path = tmp_path / "autoscaler.sock"
     async with asyncio.timeout(DEADLINE), contextlib.AsyncExitStack() as clients:
-        async with admin_site(path, lambda *_: None, taker):
+        async with admin_site(path, Answers(lambda *_: None, taker)):
             fresh = await clients.enter_async_context(connected(path))
             kept = await clients.enter_async_context(connected(path))
             kept.writer.write(post(encode_handed(MESSAGES)))
@@ -197,7 +198,7 @@ async def test_connections_without_a_request_do_not_hold_up_the_end(
 async def test_there_is_a_most_of_connections(tmp_path: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "MOST_CONNECTIONS", 1)
     path = tmp_path / "autoscaler.sock"
-    async with admin_site(path, lambda *_: None, taker), connected(path) as first:
+    async with admin_site(path, Answers(lambda *_: None, taker)), connected(path) as first:
         first.writer.write(post(encode_handed(MESSAGES)))
         assert (await first.answer())[0] == 200
         async with connected(path) as second:
@@ -208,8 +209,8 @@ async def test_there_is_a_most_of_connections(tmp_path: Path, taker: Taker, monk
 
 async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Path, taker: Taker) -> None:
     path, other = tmp_path / "one.sock", tmp_path / "other.sock"
-    async with admin_site(path, lambda *_: None, taker, ("127.0.0.1", 0)) as bound:
+    async with admin_site(path, Answers(lambda *_: None, taker), ("127.0.0.1", 0)) as bound:
         with pytest.raises(OSError, match="address already in use"):
-            async with admin_site(other, lambda *_: None, taker, bound):
+            async with admin_site(other, Answers(lambda *_: None, taker), bound):
                 raise AssertionError("two on one port")
         assert not other.exists()

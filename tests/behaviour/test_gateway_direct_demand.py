@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from autoscaler.control.admin import admin_site
+from autoscaler.control.answers import Answers
 from router.contract.codec import encode_replicas
 from router.contract.events import (
     DEMAND,
@@ -48,7 +49,7 @@ def say(rig: Rig, event: EndpointReplicas) -> None:
 @contextlib.asynccontextmanager
 async def site(folder: Path, scaler: Scaler, listen: tuple[str, int] | None = None) -> AsyncIterator[Any]:
     """The autoscaler's real site, over `scaler`."""
-    async with admin_site(folder / "run" / "autoscaler.sock", lambda *_: None, scaler.take, listen) as bound:
+    async with admin_site(folder / "run" / "autoscaler.sock", Answers(lambda *_: None, scaler.take), listen) as bound:
         yield bound
 
 

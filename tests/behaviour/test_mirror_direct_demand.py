@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoscaler.control.admin import admin_site
+from autoscaler.control.answers import Answers
 from mirror.discovery import Directory
 from router.contract.codec import encode_replicas
 from router.contract.events import REPLICAS, DeploymentReplicas, EndpointReplicas, Replica, ReplicaState
@@ -30,7 +31,7 @@ async def test_a_shadow_that_waits_is_heard_directly_and_sent_to_a_replica_told_
     scaler = Scaler()
     path = tmp_path / "autoscaler.sock"
     async with (
-        admin_site(path, lambda *_: None, scaler.take),
+        admin_site(path, Answers(lambda *_: None, scaler.take)),
         candidate(answer(b'{"y": 1}')) as green,
         mirror(tmp_path / "data", {"green": 4}, autoscaler=(f"unix:{path}",)) as running,
     ):

@@ -77,6 +77,28 @@ def test_every_published_port_is_listened_on_and_the_control_plane_stays_on_loop
     assert published["8081"].startswith("127.0.0.1:")
 
 
+def with_other_machines() -> dict[str, Any]:
+    """The compose file with the lines that let gateways on other machines in."""
+    lines = []
+    for line in (ROOT / "deploy" / "compose.yaml").read_text().splitlines():
+        bare = re.sub(r"# (?=(- |environment:|secrets:|  TIDEGATE_|  demand-))", "", line, count=1)
+        lines.append(bare if line.lstrip().startswith("#") else line)
+    found: dict[str, Any] = yaml.safe_load("\n".join(lines))
+    return found
+
+
+def test_what_is_commented_out_for_other_machines_fits_together() -> None:
+    compose = with_other_machines()
+    autoscaler = compose["services"]["autoscaler"]
+    assert "--listen=0.0.0.0:8090" in autoscaler["command"]
+    assert "8090:8090" in compose["services"]["machine"]["ports"]
+    named = {name: value for name, value in autoscaler["environment"].items() if name.startswith("TIDEGATE_DEMAND_")}
+    assert set(named) == {"TIDEGATE_DEMAND_TOKEN_FILE", "TIDEGATE_DEMAND_CERT_FILE"}
+    assert {value.removeprefix("/run/secrets/") for value in named.values()} == set(autoscaler["secrets"])
+    assert set(autoscaler["secrets"]) == set(compose["secrets"])
+    assert autoscaler["environment"].items() >= SERVICES["autoscaler"]["environment"].items()
+
+
 def test_every_service_is_bounded_and_all_that_work_are_watched() -> None:
     for name, service in SERVICES.items():
         assert service["mem_limit"], name

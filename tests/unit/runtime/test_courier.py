@@ -287,10 +287,10 @@ async def test_over_tcp_it_is_the_same() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "", "unix:", "https://host:1", "http://host", "http://host:0", "http://host:x", "http://host:99999",
+        "", "unix:", "ftp://host:1", "https://host", "http://host", "http://host:0", "http://host:x", "http://host:99999",
         "http://user:secret@host:1", "http://host:1/path", "http://host:1?x", "host:1", "http://host:1\r\nx: y",
     ],
 )  # fmt: skip
 async def test_a_target_that_is_none_is_refused_with_what_it_should_be(target: str) -> None:
-    with pytest.raises(InvalidSpec, match=r"unix:/path/of/the/socket or http://host:port"):
+    with pytest.raises(InvalidSpec, match=r"unix:/path/of/the/socket, http://host:port or https://host:port"):
         Courier([target], lambda _: None)
