@@ -18,6 +18,7 @@ from router.contract.errors import Unavailable
 from router.runtime.courier import Courier
 from router.runtime.log.base import Log
 from router.runtime.settings import MirrorSettings
+from router.runtime.vitals import offered, writer_families
 
 _log = logging.getLogger("tidegate.mirror")
 GRACE_SECONDS = 3.0
@@ -64,7 +65,8 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
             following = group.create_task(follow(log, directory, changed, current.set), name="mirror discovery")
             reporting = group.create_task(recorder.run(dispatcher), name="mirror demand")
             await current.wait()
-            await _receive(receiver, settings.data.mirror_socket, stop, on_ready)
+            async with offered(settings.data.vitals, "mirror", lambda: writer_families(log.dropped(), courier)):
+                await _receive(receiver, settings.data.mirror_socket, stop, on_ready)
             following.cancel()
             reporting.cancel()
         recorder.report(dispatcher, everything=True)

@@ -101,6 +101,13 @@ class Intake:
         found.fenced, found.outdone = rivals.fenced, rivals.outdone
         return found
 
+    def noticed(self) -> ReaderStats:
+        """What the readers of demand noticed, those that have ended too."""
+        whole = ReaderStats()
+        for stats in (self._closed_readers, *((self._demand.stats,) if self._demand else ())):
+            whole.add(stats)
+        return whole
+
     def position(self, partition: int) -> int | None:
         """Offset of the next demand message to read; None when nobody knows where that is."""
         return self._offsets.get(partition)
@@ -220,7 +227,7 @@ class Intake:
                 news(self._hear(await reader.next(None)))
         finally:
             self._demand = None
-            self._closed_readers.gaps += reader.stats.gaps
+            self._closed_readers.add(reader.stats)
             await reader.close()
 
     def _hear(self, messages: Sequence[Message]) -> bool:

@@ -1,8 +1,9 @@
-"""What a turn tells the world: the `replicas` and `decisions` topics, and one line per decision in the log file."""
+"""What a turn tells the world: the `replicas` and `decisions` topics, one line per decision, and counts of all that."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from autoscaler.control.reconciler import Turn
 from router.contract.codec import encode_decision, encode_replicas
@@ -10,6 +11,24 @@ from router.contract.events import DECISIONS, REPLICAS
 from router.runtime.log.base import Log
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Told:
+    """How much this process has told."""
+
+    turns: int = 0
+    turn_seconds: float = 0.0
+    """Folding, deciding and planning, over all turns."""
+    decisions: int = 0
+    replicas: int = 0
+
+    def note(self, turn: Turn, seconds: float) -> None:
+        """One more turn, which took so long."""
+        self.turns += 1
+        self.turn_seconds += seconds
+        self.decisions += len(turn.decisions)
+        self.replicas += len(turn.replicas)
 
 
 def publish(log: Log, turn: Turn) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from autoscaler.backends.base import Backend
@@ -18,6 +19,7 @@ from autoscaler.control.actuation import Actuator
 from autoscaler.control.admin import admin_site
 from autoscaler.control.answers import Answers
 from autoscaler.control.door import Door
+from autoscaler.control.figures import Figures
 from autoscaler.control.intake import Intake, Kept
 from autoscaler.control.keeping import Keeper
 from autoscaler.control.observers import publish
@@ -145,6 +147,7 @@ class Autoscaler:
         self.intake = Intake(log, reconciler)
         self._credentials = settings.credentials or NONE
         self._door = Door(self._credentials.token)
+        self.figures = Figures(log, self.intake, reconciler, mandate, self._door)
         self._settings = settings
         self._backends = backends
         self._log = log
@@ -172,7 +175,7 @@ class Autoscaler:
                 await self._bell.rung(min(self._settings.tick_seconds, left_seconds))
                 due_ns = self._turn()
 
-        answers = Answers(self._backend_of, self._taken)
+        answers = Answers(self._backend_of, self._taken, self.figures.text)
         site = admin_site(
             self._settings.data.autoscaler_socket,
             answers,
@@ -203,9 +206,10 @@ class Autoscaler:
 
     def _turn(self) -> int:
         """One turn: what gateways must know goes out before anything is done to the backends. Returns `Turn.due_ns`."""
-        now_ns = self._clock.time_ns()
+        now_ns, started = self._clock.time_ns(), time.perf_counter()
         self.reconciler.hold(self._mandate.share.partitions)
         turn = self.reconciler.turn(now_ns)
+        self.figures.told.note(turn, time.perf_counter() - started)
         publish(self._log, turn)
         for name, plans in turn.plans.items():
             for plan in plans:

@@ -20,6 +20,7 @@ from typing import Any
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.contract.errors import TidegateError, Unavailable
+from router.runtime import vitals
 from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.log.opening import check_url
 from router.runtime.processes import alive, identity
@@ -52,6 +53,7 @@ def up(session: Session) -> int:
     prepare(data)
     with only_one(data):
         await_predecessors(data)
+        vitals.clear(data.vitals)
         if isinstance(where, KafkaUrl):
             check_broker(where, data)
         with (
@@ -212,6 +214,7 @@ class Up:
             "pid": os.getpid(),
             "gateway_url": self._settings.gateway_url,
             "control_url": url_of(self._settings.control_host, self._settings.control_port),
+            "metrics_url": url_of(self._settings.control_host, self._settings.control_port) + "/metrics",
             "data": str(self._settings.data.root),
             "roles": {
                 name: {**state, "identity": identity(state["pid"]) if state["pid"] else None}
@@ -232,6 +235,7 @@ class Up:
             f"Tidegate is up after {seconds:.1f} s, with {settings.workers} gateway worker{'s' * (settings.workers > 1)}",
             f"  endpoints   {settings.gateway_url}/endpoints/<name>/score",
             f"  control     {control}",
+            f"  metrics     {control}/metrics",
             f"  data        {settings.data.root}",
             f"  next        {default}tidegate online-endpoint create -f endpoint.yml",
             "  end         Ctrl-C",

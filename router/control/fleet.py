@@ -57,16 +57,6 @@ def replica_counts(now: DeploymentReplicas | None) -> dict[str, int]:
     return {"observed": len(now.replicas), "ready": ready, "desired": now.desired}
 
 
-def _add(whole: ReaderStats, part: ReaderStats) -> None:
-    """Add counts; sources are left out."""
-    for name in ("messages", "gaps", "duplicates", "skipped"):
-        setattr(whole, name, getattr(whole, name) + getattr(part, name))
-    for name in ("gaps_by_topic", "late_by_topic", "duplicates_by_topic"):
-        by_topic: dict[str, int] = getattr(whole, name)
-        for topic, count in getattr(part, name).items():
-            by_topic[topic] = by_topic.get(topic, 0) + count
-
-
 class Fleet:
     """The folded view."""
 
@@ -93,7 +83,7 @@ class Fleet:
         """What all readers of this view, also those that have ended, noticed of the log."""
         whole = ReaderStats()
         for stats in (self._noticed_before, *self._noticed.values()):
-            _add(whole, stats)
+            whole.add(stats)
         return whole
 
     def replicas(self, endpoint: str) -> Mapping[str, DeploymentReplicas]:
@@ -141,7 +131,7 @@ class Fleet:
         try:
             yield reader
         finally:
-            _add(self._noticed_before, self._noticed.pop(topics))
+            self._noticed_before.add(self._noticed.pop(topics))
             await reader.close()
 
     async def _next(self, reader: Reader, timeout_seconds: float | None) -> int:

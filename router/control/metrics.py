@@ -12,11 +12,12 @@ from prometheus_client.registry import Collector
 from router.contract.events import BUCKETS, DECISIONS, DEMAND, REQUESTS, SHADOWS, bucket_seconds
 from router.control.content import Standing
 from router.control.fleet import Fleet, replica_counts
+from router.control.gathering import merged, without_dropped
 from router.control.rates import Demand, Totals
 from router.control.views import mirror_percents
 from router.runtime.log.base import Health
+from router.runtime.log.spool_link import STATES
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("endpoint", "deployment")
 _READ = (DEMAND, REQUESTS, SHADOWS, DECISIONS)
 """Topics whose messages this process counts."""
@@ -24,10 +25,12 @@ _EDGES = range(3, BUCKETS - 1, 4)
 """Every fourth of the histogram's edges: fifteen buckets per deployment from 1 ms to 7 min."""
 
 
-def render(standings: Sequence[Standing], fleet: Fleet, now_ns: int, health: Health) -> bytes:
-    """The text that Prometheus scrapes."""
+def render(
+    standings: Sequence[Standing], fleet: Fleet, now_ns: int, health: Health, others: Mapping[str, str | None]
+) -> bytes:
+    """The text that Prometheus scrapes. `others`: process of this data folder → the text it offers, None for no answer."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(standings, fleet, now_ns, health))
+    registry.register(_Snapshot(standings, fleet, now_ns, without_dropped(health), merged(others, health)))
     return generate_latest(registry)
 
 
@@ -44,11 +47,28 @@ def _families(
         yield family
 
 
+def _link(state: str) -> Iterable[Metric]:
+    """The machine's way to the broker, as one gauge per possible state; nothing for a log without a broker."""
+    if state:
+        family = GaugeMetricFamily("tidegate_log_link", "State of this machine's way to the broker", labels=("state",))
+        for one in STATES:
+            family.add_metric((one,), one == state)
+        yield family
+
+
 class _Snapshot(Collector):
     """One scrape."""
 
-    def __init__(self, standings: Sequence[Standing], fleet: Fleet, now_ns: int, health: Health) -> None:
+    def __init__(
+        self,
+        standings: Sequence[Standing],
+        fleet: Fleet,
+        now_ns: int,
+        health: Health,
+        others: Iterable[Metric],
+    ) -> None:
         self._standings = standings
+        self._others = others
         self._fleet = fleet
         self._now_ns = now_ns
         self._health = health
@@ -64,7 +84,7 @@ class _Snapshot(Collector):
         yield self._shadows()
         yield from self._traffic()
         yield from self._reading()
-        yield from self._log()
+        yield from self._others_and_log()
 
     def _specs(self) -> Iterable[Metric]:
         revision = GaugeMetricFamily(
@@ -154,9 +174,19 @@ class _Snapshot(Collector):
                 family.add_metric((topic,), counts.get(topic, 0))
             yield family
 
-    def _log(self) -> Iterable[Metric]:
-        yield from _families(CounterMetricFamily, self._health.counters)
-        yield from _families(GaugeMetricFamily, self._health.gauges)
+    def _others_and_log(self) -> Iterable[Metric]:
+        """A metric of both, such as the lag of readers, is told once, with the series of all."""
+        families: dict[str, Metric] = {}
+        for one in (
+            *_families(CounterMetricFamily, self._health.counters),
+            *_families(GaugeMetricFamily, self._health.gauges),
+            *_link(self._health.state),
+            *self._others,
+        ):
+            known = families.setdefault(one.name, one)
+            if known is not one:
+                known.samples.extend(one.samples)
+        yield from families.values()
 
     def _latency(self) -> Metric:
         family = HistogramMetricFamily("tidegate_request_seconds", "Arrival to last byte", labels=_LABELS)

@@ -13,6 +13,8 @@ from router.control import event_lines, metrics, views
 from router.control.answers import answer
 from router.control.asset_references import SHA256, Reference
 from router.control.plane import PLANE, Plane, now_ns
+from router.runtime import vitals
+from router.runtime.exposition import CONTENT_TYPE
 from router.runtime.log.base import Reader
 
 CHUNK_BYTES = 1 << 20
@@ -43,10 +45,12 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def prometheus(request: web.Request) -> web.Response:
-    """The same for Prometheus."""
+    """The same for Prometheus, with what the other processes of this data folder count about themselves."""
     plane = request.app[PLANE]
-    text = metrics.render(await plane.store.all(), plane.fleet, now_ns(), await plane.log.health())
-    return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+    data = plane.settings.data
+    others = await vitals.gathered(data.vitals, [data.autoscaler_socket])
+    text = metrics.render(await plane.store.all(), plane.fleet, now_ns(), await plane.log.health(), others)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def head_asset(request: web.Request) -> web.Response:

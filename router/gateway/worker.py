@@ -25,9 +25,11 @@ from router.gateway.state import State
 from router.gateway.tee import Tee
 from router.gateway.timers import Wheel
 from router.runtime.courier import Courier
+from router.runtime.vitals import offered, writer_families
 
 if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
+    from router.runtime.exposition import Family
     from router.runtime.log.base import Log
     from router.runtime.settings import GatewaySettings
 
@@ -56,7 +58,9 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready
         settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Waiting for the row's lock (a predecessor that is still draining) must not stop the loop.
         board = await asyncio.to_thread(Board, settings.data.board, settings.worker, settings.workers)
-        await _Worker(settings, log, board, listener).serve(stop, on_ready)
+        worker = _Worker(settings, log, board, listener)
+        async with offered(settings.data.vitals, f"gateway-{settings.worker}", worker.vitals):
+            await worker.serve(stop, on_ready)
     finally:
         listener.close()
         if board is not None:
@@ -110,6 +114,10 @@ class _Worker:
         self._shadows_due = 0.0
         self._due: dict[str, asyncio.TimerHandle] = {}
         """Endpoints that are to be reported before their time."""
+
+    def vitals(self) -> list[Family]:
+        """What this worker counts about itself. Costs nothing before somebody asks."""
+        return writer_families(self._log.dropped(), self._courier)
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """The worker's whole life."""

@@ -76,6 +76,11 @@ class DataLayout:
         return self.run / "autoscaler.sock"
 
     @property
+    def vitals(self) -> Path:
+        """Sockets on which processes tell what they count about themselves."""
+        return self.run / "metrics"
+
+    @property
     def shadow_key(self) -> Path:
         """Secret that signs shadow markers; made at the first start, mode 0600."""
         return self.root / "secrets" / "shadow.key"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from router.runtime.processes import identity
 from tests.support.cli_tree import COMMAND, ROOT, UpTree, processes_naming
@@ -39,6 +40,14 @@ def healthy(url: str) -> bool:
         return False
 
 
+def processes_up(url: str) -> dict[str, float]:
+    """Process → whether it answers, as one scrape says."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text = answer.read().decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    return {one.labels["process"]: one.value for one in families["tidegate_process_up"].samples}
+
+
 def until(condition: Callable[[], object], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -52,6 +61,8 @@ def test_it_tells_where_it_is_and_leaves_nothing(start: Callable[..., UpTree], t
     assert set(about["roles"]) == {"control", "autoscaler", "mirror", "gateway 0", "gateway 1"}
     assert healthy(about["control_url"])
     assert f"endpoints   {about['gateway_url']}/endpoints/<name>/score" in tree.said.read_text()
+    assert f"metrics     {about['metrics_url']}" in tree.said.read_text()
+    assert processes_up(about["metrics_url"]) == {"autoscaler": 1, "mirror": 1, "gateway-0": 1, "gateway-1": 1}
     assert tree.run("online-endpoint", "list").stdout == "[]\n"
     pids = tree.pids()
     assert tree.end() == 0, tree.words()

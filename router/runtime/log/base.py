@@ -41,6 +41,23 @@ class Position(NamedTuple):
 
 
 @dataclass(slots=True)
+class Noticed:
+    """What a reader noticed of one writer on one topic. All three only grow."""
+
+    gaps: int = 0
+    """Messages that were missing when their followers came."""
+    late: int = 0
+    """Of those, the ones that came after all."""
+    duplicates: int = 0
+
+
+WRITERS_NOTICED = 256
+"""Pairs of topic and writer of which `ReaderStats` keeps figures apart."""
+OTHER_WRITERS = ""
+"""Under this name the figures of writers noticed longest ago are added up: dead processes, most likely."""
+
+
+@dataclass(slots=True)
 class ReaderStats:
     """What a reader noticed."""
 
@@ -53,10 +70,43 @@ class ReaderStats:
     late_by_topic: dict[str, int] = field(default_factory=dict)
     """Messages that were a gap once and came after all; with the open gaps it makes what only grows."""
     duplicates_by_topic: dict[str, int] = field(default_factory=dict)
+    by_writer: dict[tuple[str, str], Noticed] = field(default_factory=dict)
+    """(topic, writer) → the same of one writer, those alone of which something was noticed."""
     skipped: int = 0
     """Messages that are none of ours, or of a form that this version does not know."""
     next_sequences: dict[tuple[str, int, str], int] = field(default_factory=dict)
     """(topic, partition, writer) → the sequence expected next."""
+
+    def of(self, topic: str, writer: str) -> Noticed:
+        """The figures of `writer` on `topic`, to be changed."""
+        found = self.by_writer.get((topic, writer))
+        if found is not None:
+            return found
+        if len(self.by_writer) >= WRITERS_NOTICED:
+            oldest = next((one for one in self.by_writer if one[1] != OTHER_WRITERS), None)
+            if oldest is not None:
+                self._fold(oldest[0], self.by_writer.pop(oldest))
+        return self.by_writer.setdefault((topic, writer), Noticed())
+
+    def _fold(self, topic: str, gone: Noticed) -> None:
+        others = self.by_writer.setdefault((topic, OTHER_WRITERS), Noticed())
+        others.gaps += gone.gaps
+        others.late += gone.late
+        others.duplicates += gone.duplicates
+
+    def add(self, part: ReaderStats) -> None:
+        """Add the counts of another reader; what it expects next is left out."""
+        for name in ("messages", "gaps", "duplicates", "skipped"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        for name in ("gaps_by_topic", "late_by_topic", "duplicates_by_topic"):
+            by_topic: dict[str, int] = getattr(self, name)
+            for topic, count in getattr(part, name).items():
+                by_topic[topic] = by_topic.get(topic, 0) + count
+        for (topic, writer), noticed in part.by_writer.items():
+            whole = self.of(topic, writer)
+            whole.gaps += noticed.gaps
+            whole.late += noticed.late
+            whole.duplicates += noticed.duplicates
 
 
 class Reader(Protocol):

@@ -119,14 +119,19 @@ class Continuity:
     def _gaps(self, source: Source, count: int) -> None:
         self._stats.gaps += count
         _count(self._stats.gaps_by_topic, source[0], count)
+        if count > 0:
+            self._stats.of(source[0], source[2]).gaps += count
 
     def _late(self, source: Source, count: int) -> None:
         self._gaps(source, -count)
         _count(self._stats.late_by_topic, source[0], count)
+        self._stats.of(source[0], source[2]).late += count
 
     def _duplicates(self, source: Source, count: int) -> None:
         self._stats.duplicates += count
         _count(self._stats.duplicates_by_topic, source[0], count)
+        if count:
+            self._stats.of(source[0], source[2]).duplicates += count
 
 
 def _count(by_topic: dict[str, int], topic: str, count: int) -> None:

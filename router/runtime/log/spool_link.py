@@ -20,6 +20,7 @@ UNREACHABLE = "unreachable"
 """No broker answers, or no shipper runs."""
 REFUSED = "refused"
 """A broker answers and does not let us; a person must change something first."""
+STATES = (CURRENT, CONNECTING, UNREACHABLE, REFUSED)
 
 
 def _self() -> tuple[int, int]:

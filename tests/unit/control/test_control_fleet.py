@@ -88,7 +88,7 @@ async def test_what_readers_noticed_is_kept_when_they_are_replaced_and_exported_
     assert (noticed.messages, noticed.gaps, noticed.duplicates) == (8, 4, 2)
     assert all(reader.closed for reader in log.readers)
     health = Health({("shipped_messages", ""): 7}, {("lag", DEMAND): 3, ("lag", DECISIONS): 0})
-    text = metrics.render([], fleet, 0, health).decode()
+    text = metrics.render([], fleet, 0, health, {}).decode()
     samples = {
         (sample.name, sample.labels.get("topic")): sample.value
         for family in text_string_to_metric_families(text)
