@@ -13,6 +13,7 @@ from autoscaler.backends.base import ObservedReplica, Plan
 from autoscaler.control.fleet import Fleet
 from autoscaler.control.sightings import Sightings
 from autoscaler.control.territory import Territory
+from autoscaler.control.versions import Versions
 from autoscaler.control.wishes import Drafts, Wishes
 from autoscaler.policy.demand import Target
 from autoscaler.policy.draining import Drain, Listeners
@@ -63,7 +64,7 @@ class Planner:
         """Endpoints whose newest word is ours, said in this life."""
         self._announce: set[str] = set()
         """Endpoints to speak about although nothing has changed: somebody has to know whose they are."""
-        self._versions: dict[str, int] = {}
+        self._versions = Versions()
         self._inherited: dict[str, dict[str, dict[str, ObservedReplica]]] = {}
         """Endpoint → deployment → published replicas that none of our backends runs: an earlier owner's, who keeps them while they are listed."""
         self._foreign: dict[str, tuple[int, frozenset[str]]] = {}
@@ -79,7 +80,7 @@ class Planner:
             return
         ours = self._territory.generation(endpoint) if acting else 0
         self._territory.heard(endpoint, event.generation)
-        self._versions[endpoint] = max(event.version, self._versions.get(endpoint, 0))
+        self._versions.said(endpoint, event.version)
         newer = known is None or event.version > known.version
         if not acting:
             if known is None or (event.generation, event.version) >= (known.generation, known.version):
@@ -97,6 +98,11 @@ class Planner:
                 self._answer(endpoint)
         elif not again or known is None or event.version >= known.version:
             self._answer(endpoint)  # whatever its version: a compacted log keeps the word that was said last
+
+    def named(self, endpoint: str, version: int) -> None:
+        """A reporter routes by the word about `endpoint` with this number. One that nobody here knows is outdone."""
+        if self._versions.named(endpoint, version):
+            self.dirty.add(endpoint)
 
     def _answer(self, endpoint: str) -> None:
         """Say our word about `endpoint` again: somebody may have taken another for the newest."""
@@ -227,7 +233,7 @@ class Planner:
                 self.published[endpoint] = event
                 self._spoken.add(endpoint)
                 self._announce.discard(endpoint)
-                self._versions[endpoint] = event.version
+                self._versions.said(endpoint, event.version)
                 told.append(event)
         return told, drafts.plans()
 
@@ -246,7 +252,10 @@ class Planner:
 
     def _endpoint(self, endpoint: str, listeners: Listeners, drafts: Drafts, now_ns: int) -> EndpointReplicas | None:
         last = self.published.get(endpoint)
-        version = max(last.version if last else 0, self._versions.get(endpoint, 0)) + 1
+        version = self._versions.next(endpoint, first=endpoint not in self._spoken)
+        if self._versions.outnumbered(endpoint):
+            self._announce.add(endpoint)
+            self._lift(endpoint, version)
         deployments: dict[str, DeploymentReplicas] = {}
         for name in sorted(self._names(endpoint)):
             target = (endpoint, name)
@@ -267,6 +276,14 @@ class Planner:
         if last is None and not deployments:
             return None
         return EndpointReplicas(endpoint, version, self._territory.generation(endpoint), now_ns, deployments)
+
+    def _lift(self, endpoint: str, version: int) -> None:
+        """What drains has to be acknowledged anew, by the number `version`: lower ones may stand for another's words."""
+        for target in [target for target in self.drains if target[0] == endpoint]:
+            drains = self.drains[target]
+            self.drains[target] = {
+                name: one if one.removing else replace(one, version=version) for name, one in drains.items()
+            }
 
     def _names(self, endpoint: str) -> set[str]:
         """Every deployment of `endpoint` that is wished for, was published, or still runs."""

@@ -159,6 +159,9 @@ class Reconciler:
         for name in picture.deployments if revision is not None else ():
             if revision is not None and (revision.deleted or name not in revision.deployments):
                 demand.forget(self.demand, (endpoint, name))
+        for writer in picture.writers.values():
+            if writer.word is not None:
+                self.planner.named(endpoint, writer.word.replicas_version)
         for name, history in picture.histories.items():
             self.fleet.histories[endpoint, name] = history
         if self._folder and picture.folder == self._folder:
@@ -240,6 +243,8 @@ class Reconciler:
         heard, self._heard = self._heard, []
         self._awaited -= {one.writer for one in heard}
         self.touched |= {one.report.endpoint for one in heard}
+        for one in heard:
+            self.planner.named(one.report.endpoint, one.report.replicas_version)
         self.demand = demand.fold(self.demand, heard)
 
     def turn(self, now_ns: int) -> Turn:

@@ -34,6 +34,20 @@ def test_a_victim_stays_until_every_gateway_acknowledged() -> None:
     assert victim in world.removed
 
 
+def test_a_number_that_nobody_here_said_acknowledges_nothing_and_is_outdone() -> None:
+    world, victim = with_a_victim()
+    named = world.last().version + 50
+    world.heard_version["gateway-0"] = named
+    world.run(5)
+    assert victim in world.replicas, "it routes by the word of somebody else"
+    assert world.last().version == named + 1
+    world.run(5)
+    assert world.last().version == named + 1, "once is enough"
+    world.deaf.clear()
+    world.run(0.1)
+    assert world.removed == [victim]
+
+
 def test_a_victim_stays_while_requests_are_in_flight_there() -> None:
     world, victim = with_a_victim()
     world.deaf.clear()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,82 +10,27 @@ import pytest
 
 from autoscaler.backends.memory import MemoryWorld
 from autoscaler.control import keeping
-from router.contract.codec import decode_replicas, encode_demand, encode_specs
+from autoscaler.control.versions import LIFE
+from router.contract.codec import encode_specs
 from router.contract.errors import Unavailable
-from router.contract.events import DEMAND, REPLICAS, SPECS, DemandReport, DemandRow, EndpointReplicas, ReplicaState
-from router.contract.handover import Handed
+from router.contract.events import SPECS, ReplicaState
 from router.runtime.log.base import Share
-from router.runtime.log.embedded import EmbeddedLog
 from tests.support.autoscaler_fleet import SECOND, load
 from tests.support.autoscaler_group import specs
 from tests.support.autoscaler_shared_log import Scaler, until
+from tests.support.autoscaler_talk import Gateway, talking
 
 ENDPOINT = "tides-0"
 OTHER = "winds-1"
 
 
-class Gateway:
-    """Reports about both endpoints by the log, and past it to whom it is told; routes by the newest version."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = EmbeddedLog(folder)
-        self.rows: dict[str, tuple[DemandRow, ...]] = {}
-        self.direct_to: list[Scaler] = []
-        self.by_log = True
-        self.words: list[EndpointReplicas] = []
-        self.waiting: list[tuple[str, bytes]] = []
-        self._sequence = 0
-
-    def version(self, endpoint: str) -> int:
-        return max((one.version for one in self.words if one.endpoint == endpoint), default=0)
-
-    def word(self, endpoint: str) -> EndpointReplicas | None:
-        known = [one for one in self.words if one.endpoint == endpoint]
-        return max(known, key=lambda one: one.version) if known else None
-
-    def ready(self, endpoint: str) -> set[str]:
-        word = self.word(endpoint)
-        told = word.deployments.get("blue") if word else None
-        return {one.id for one in told.replicas if one.state is ReplicaState.READY} if told else set()
-
-    async def watch(self) -> None:
-        reader = await self.log.reader((REPLICAS,))
-        try:
-            while True:
-                self.words += [decode_replicas(one.value) for one in await reader.next(None)]
-        finally:
-            await reader.close()
-
-    async def talk(self) -> None:
-        while True:
-            for endpoint in (ENDPOINT, OTHER):
-                self.say(endpoint)
-            await asyncio.sleep(0.05)
-
-    def say(self, endpoint: str) -> None:
-        now = time.time_ns()
-        rows = self.rows.get(endpoint, ())
-        report = DemandReport(endpoint, now - SECOND // 20, now, 1, self.version(endpoint), rows=rows)
-        value = encode_demand(report)
-        sequence = self.log.append(DEMAND, endpoint, value)
-        for one in self.direct_to:
-            with contextlib.suppress(Unavailable):
-                told = one.autoscaler._taken([Handed(self.log.writer, sequence, now, endpoint, value)])
-                self.words += [decode_replicas(body) for _, body in told]
-
-
 @pytest.fixture
 async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     monkeypatch.setattr(keeping, "KEEP_NS", SECOND // 5)
-    made = Gateway(tmp_path / "log")
-    for event in (specs(ENDPOINT, instance_count=2), specs(OTHER, instance_count=2)):
-        made.log.append(SPECS, event.endpoint, encode_specs(event))
-    tasks = [asyncio.create_task(made.watch()), asyncio.create_task(made.talk())]
-    yield made
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await made.log.close()
+    async with talking(tmp_path / "log", ENDPOINT, OTHER) as made:
+        for event in (specs(ENDPOINT, instance_count=2), specs(OTHER, instance_count=2)):
+            made.log.append(SPECS, event.endpoint, encode_specs(event))
+        yield made
 
 
 def scaler(tmp_path: Path, name: str, world: MemoryWorld | None = None) -> Scaler:
@@ -108,7 +50,7 @@ async def test_when_one_dies_the_other_takes_over_and_routing_loses_nothing(tmp_
         second.member.deal([0, 1, 2, 3], 2)
         await until("taken over", lambda: any(one.endpoint == ENDPOINT for one in gateway.words[said:]))
         word = next(one for one in gateway.words[said:] if one.endpoint == ENDPOINT)
-        assert (word.generation, word.version) == (2, before.version + 1)
+        assert (word.generation, word.version) == (2, before.version + LIFE)
         assert {one.id for one in before.deployments["blue"].replicas} <= {
             one.id for one in word.deployments["blue"].replicas
         }
