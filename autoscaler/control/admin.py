@@ -1,7 +1,8 @@
 """HTTP of the autoscaler: what the control plane asks of it, and demand that comes past the log.
 
 On a Unix socket of the data folder, owner only: `GET /logs` of a deployment, `GET /healthz`, `GET /metrics`,
-`POST /v1/demand`. On TCP, where it is wanted, the same without the logs, behind a token and TLS. No HTTP framework:
+`POST /v1/demand`, and `GET /v1/demand` of what was handed over. On TCP, where it is wanted, health, metrics and the handing
+over alone, behind a token and TLS. No HTTP framework:
 nothing serves before the autoscaler has started, and importing one would take as long as all the rest of that.
 Connections stay open behind demand, and end behind everything else.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +14,7 @@ from autoscaler.backends.base import Backend
 from autoscaler.control.requests import Request
 from router.contract.codec import Malformed, UnknownSchema
 from router.contract.errors import Unavailable
-from router.contract.handover import PATH, Handed, decode_handed, encode_told
+from router.contract.handover import PATH, Handed, decode_handed, encode_passed, encode_told
 from router.runtime.exposition import CONTENT_TYPE
 
 _LOG = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ BackendOf = Callable[[str, str], Backend | None]
 Take = Callable[[Sequence[Handed]], Sequence[tuple[str, bytes]]]
 """Takes demand, and returns (endpoint, `encode_replicas`) of what the reporters do not route by yet. Raises
 `Unavailable` when the same should be handed again later."""
+Passed = Callable[[int], tuple[int, Sequence[Handed]]]
+"""Place → what was handed over from there on, and the place to ask for next."""
 Metrics = Callable[[], Awaitable[str]]
 """Makes the text for Prometheus."""
 
@@ -64,9 +66,16 @@ def failure(status: HTTPStatus, code: str, message: str) -> Answer:
 class Answers:
     """The routes."""
 
-    def __init__(self, backend_of: BackendOf, take: Take | None = None, metrics: Metrics | None = None) -> None:
-        """Without `take` or `metrics` there is no such route."""
+    def __init__(
+        self,
+        backend_of: BackendOf,
+        take: Take | None = None,
+        metrics: Metrics | None = None,
+        passed: Passed | None = None,
+    ) -> None:
+        """Without `take`, `metrics` or `passed` there is no such route."""
         self._backend_of = backend_of
+        self._passed = passed
         self._take = take
         self._metrics = metrics
 
@@ -85,33 +94,42 @@ class Answers:
             url = urlsplit(request.target)
         except ValueError:
             return failure(HTTPStatus.BAD_REQUEST, "BadArgument", "the address cannot be read")
-        methods = self._methods(local)
-        method = methods.get(url.path)
-        if method is None:
+        known = [method for method, path in self._routes(local) if path == url.path]
+        if not known:
             return failure(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"there is nothing at {url.path}")
-        if request.method != method:
-            return failure(HTTPStatus.METHOD_NOT_ALLOWED, "BadArgument", f"{url.path} takes {method} alone")
+        if request.method not in known:
+            message = f"{url.path} takes {' and '.join(known)} alone"
+            return failure(HTTPStatus.METHOD_NOT_ALLOWED, "BadArgument", message)
         return await self._found(request, url)
 
-    def _methods(self, local: bool) -> Mapping[str, str]:
-        methods = {"/healthz": "GET"}
+    def _routes(self, local: bool) -> Iterator[tuple[str, str]]:
+        """(method, path) of all that there is for one who came over the Unix socket (`local`), or over TCP."""
+        yield "GET", "/healthz"
         if local:
-            methods["/logs"] = "GET"
+            yield "GET", "/logs"
         if self._metrics is not None:
-            methods["/metrics"] = "GET"
+            yield "GET", "/metrics"
         if self._take is not None:
-            methods[PATH] = "POST"
-        return methods
+            yield "POST", PATH
+        if self._passed is not None and local:
+            yield "GET", PATH
 
     async def _found(self, request: Request, url: SplitResult) -> Answer:
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
         if url.path == "/healthz":
             return Answer(HTTPStatus.OK, {"status": "ok"})
         if url.path == "/logs":
-            return await self._logs(dict(parse_qsl(url.query, keep_blank_values=True)))
+            return await self._logs(query)
         if url.path == "/metrics":
             assert self._metrics is not None
             return Answer(HTTPStatus.OK, await self._metrics())
-        return self._demand(request)
+        return self._demand(request) if request.method == "POST" else self._handed(query.get("after", ""))
+
+    def _handed(self, after: str) -> Answer:
+        assert self._passed is not None
+        if not (after.isascii() and after.isdecimal() and len(after) < 20):
+            return failure(HTTPStatus.BAD_REQUEST, "BadArgument", "after is the place that the last answer named, or 0")
+        return Answer(HTTPStatus.OK, encode_passed(*self._passed(int(after))))
 
     def _demand(self, request: Request) -> Answer:
         assert self._take is not None

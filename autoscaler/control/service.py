@@ -24,6 +24,7 @@ from autoscaler.control.intake import Intake, Kept
 from autoscaler.control.keeping import Keeper
 from autoscaler.control.observers import publish
 from autoscaler.control.ownership import ASSUME_SECONDS, Mandate
+from autoscaler.control.passing import Passing
 from autoscaler.control.reconciler import Reconciler
 from router.contract.handover import Handed
 from router.runtime.clock import Clock, SystemClock
@@ -148,6 +149,7 @@ class Autoscaler:
         self._credentials = settings.credentials or NONE
         self._door = Door(self._credentials.token)
         self.figures = Figures(log, self.intake, reconciler, mandate, self._door)
+        self._passing = Passing()
         self._settings = settings
         self._backends = backends
         self._log = log
@@ -175,7 +177,7 @@ class Autoscaler:
                 await self._bell.rung(min(self._settings.tick_seconds, left_seconds))
                 due_ns = self._turn()
 
-        answers = Answers(self._backend_of, self._taken, self.figures.text)
+        answers = Answers(self._backend_of, self._taken, self.figures.text, self._passing.after)
         site = admin_site(
             self._settings.data.autoscaler_socket,
             answers,
@@ -201,6 +203,7 @@ class Autoscaler:
 
     def _taken(self, messages: Sequence[Handed]) -> list[tuple[str, bytes]]:
         told, urgent = self.intake.take_handed(messages)
+        self._passing.put(messages)
         self._bell.ring(urgent)
         return told
 

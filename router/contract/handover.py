@@ -2,7 +2,8 @@
 
 A body is one version byte, then frames, each behind its own length: a whole body or none. A request carries demand
 messages with the ids they have on the log, so that the autoscaler counts each once; the answer carries the `replicas`
-messages that the reporter does not route by yet.
+messages that the reporter does not route by yet. `GET` of the same path, on the same machine, brings what was handed over to
+the control plane.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ANSWER_BYTES = 4 << 20
 _LENGTH = struct.Struct("<I")
 _HANDED = struct.Struct("<qqBH")
 """Sequence, time, bytes of the writer, bytes of the key; writer, key and value follow."""
+_PLACE = struct.Struct("<q")
 _TOLD = struct.Struct("<H")
 """Bytes of the key; key and value follow."""
 
@@ -64,6 +66,18 @@ def encode_handed(messages: Iterable[Handed]) -> bytes:
 def decode_handed(body: bytes) -> list[Handed]:
     """Inverse of `encode_handed`. Raises `UnknownSchema` or `Malformed`, having taken nothing."""
     return [_handed(frame) for frame in _frames(body)]
+
+
+def encode_passed(place: int, messages: Iterable[Handed]) -> bytes:
+    """The body of an answer to who wants to see what was handed over: where to go on, and messages."""
+    return _PLACE.pack(place) + encode_handed(messages)
+
+
+def decode_passed(body: bytes) -> tuple[int, list[Handed]]:
+    """Inverse of `encode_passed`. Raises `UnknownSchema` or `Malformed`."""
+    if len(body) < _PLACE.size:
+        raise Malformed("there is no place")
+    return _PLACE.unpack_from(body)[0], decode_handed(body[_PLACE.size :])
 
 
 def _handed(frame: bytes) -> Handed:

@@ -1,5 +1,7 @@
 """What runs and how it does, folded from the log: `replicas`, `demand`, `requests`, `shadows` and `decisions`.
 
+Demand comes past the log too, and counts once.
+
 A view, never a source of truth: it is rebuilt at every start, and nothing but operations' ends is decided from it.
 """
 
@@ -25,6 +27,8 @@ from router.contract.events import (
     ReplicaState,
     ShadowComparison,
 )
+from router.contract.handover import Handed
+from router.control.counting import CountedOnce
 from router.control.rates import Demand, View
 from router.control.traffic import TrafficCounts
 from router.runtime.log.base import Log, Message, Reader, ReaderStats
@@ -65,6 +69,7 @@ class Fleet:
         """Whether everything that the log held of `replicas` at the start has been read."""
         self.traffic = TrafficCounts(MAX_TARGETS)
         self.live: dict[Target, Demand] = {}
+        self.demand_once = CountedOnce()
         self.shadows: dict[Target, ShadowCounts] = {}
         self.decisions: dict[Target, int] = {}
         self._replicas: dict[str, EndpointReplicas] = {}
@@ -149,13 +154,25 @@ class Fleet:
                 self._unreadable += 1
                 _log.warning("%s %d: skipped: %s", message.topic, message.offset, error)
 
+    def take_handed(self, messages: Sequence[Handed]) -> None:
+        """Fold demand that came past the log; what cannot be read is skipped and counted."""
+        for one in messages:
+            if not self.demand_once.direct(one.key, one.writer, one.sequence):
+                continue
+            try:
+                self._fold_demand(one.writer, codec.decode_demand(one.value))
+            except (codec.UnknownSchema, codec.Malformed) as error:
+                self._unreadable += 1
+                _log.warning("demand handed directly was skipped: %s", error)
+
     def fold(self, message: Message) -> None:
         """Add one message; raises `codec.Malformed` or `codec.UnknownSchema`."""
         match message.topic:
             case "replicas":
                 self._fold_replicas(codec.decode_replicas(message.value))
             case "demand":
-                self._fold_demand(message.writer, codec.decode_demand(message.value))
+                if self.demand_once.logged(message.key, message.writer, message.sequence):
+                    self._fold_demand(message.writer, codec.decode_demand(message.value))
             case "requests":
                 self.traffic.note(message.key, message.value)
             case "shadows":

@@ -161,6 +161,12 @@ class _Snapshot(Collector):
         skipped = CounterMetricFamily("tidegate_log_skipped_messages", "Messages of the log that could not be read")
         skipped.add_metric((), self._fleet.skipped)
         yield skipped
+        ways = CounterMetricFamily(
+            "tidegate_control_demand_messages", "Demand messages counted, by the way they came first", labels=("way",)
+        )
+        for way, count in self._fleet.demand_once.counted.items():
+            ways.add_metric((way,), count)
+        yield ways
         noticed = self._fleet.noticed()
         late = noticed.late_by_topic
         gaps = {topic: count + late.get(topic, 0) for topic, count in noticed.gaps_by_topic.items()}

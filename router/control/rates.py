@@ -43,7 +43,7 @@ class Demand:
 
     def __init__(self) -> None:
         self.totals = Totals()
-        self._first_ns = 0
+        self._first_ns = self._newest_ns = 0
         self._seconds: dict[int, _Second] = {}
         self._gauges: dict[str, tuple[int, int, int]] = {}
 
@@ -59,8 +59,11 @@ class Demand:
             if count:
                 second.latency[index] += count
                 self.totals.latency[index] += count
-        self._gauges[reporter] = (end_ns, row.in_flight, row.queued)
-        self._forget(end_ns)
+        known = self._gauges.get(reporter)
+        if known is None or end_ns >= known[0]:  # what came directly may be newer than what the log brings now
+            self._gauges[reporter] = (end_ns, row.in_flight, row.queued)
+        self._newest_ns = max(self._newest_ns, end_ns)
+        self._forget(self._newest_ns)
 
     def view(self, now_ns: int) -> View:
         """Rates per second over the window that ends now, gauges, and the latency histogram."""

@@ -15,6 +15,7 @@ from aiohttp import web
 from router.contract.errors import TidegateError, Unavailable
 from router.control.api import application
 from router.control.assets import Assets
+from router.control.direct import follow_direct
 from router.control.fleet import Fleet
 from router.control.plane import Plane
 from router.control.publisher import Publisher
@@ -60,6 +61,9 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready
 async def _run(plane: Plane, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     """Serve, with the tasks that work beside the API."""
     store, fleet, log = plane.store, plane.fleet, plane.log
+    # Without a broker the log is as near as the autoscaler.
+    health = await log.health()
+    brokered = bool(health.state or health.message)
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(plane.publisher.run(store), name="publisher"),
@@ -67,6 +71,9 @@ async def _run(plane: Plane, stop: asyncio.Event, on_ready: Callable[[], None]) 
             group.create_task(_again("replicas", lambda: fleet.follow_replicas(log)), name="replicas"),
             group.create_task(_again("streams", lambda: fleet.follow_streams(log)), name="streams"),
         ]
+        if brokered:
+            directly = follow_direct(fleet, plane.settings.data.autoscaler_socket)
+            tasks.append(group.create_task(directly, name="direct demand"))
         await _serve(plane, stop, on_ready)
         for task in tasks:
             task.cancel()

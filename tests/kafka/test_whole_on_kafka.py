@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.broker import Broker
 from router.contract.events import REQUESTS
@@ -15,12 +16,20 @@ from router.runtime.log.opening import open_log
 from tests.support.log_audit import Audit
 from tests.support.log_reading import read_all
 from tests.support.log_writing import Place, shipping
-from tests.support.whole import until, whole
+from tests.support.whole import Whole, until, whole
 
 FROM_ZERO = {
     "tidegate": {"min_instances": 0, "max_instances": 1, "idle_seconds": 1},
     "scale_settings": {"type": "target_utilization", "min_instances": 1, "max_instances": 1, "polling_interval": 1},
 }
+
+
+async def arrivals(running: Whole, endpoint: str) -> float:
+    """Requests that the control plane knows of."""
+    async with running.session.get(f"{running.tree.control_url}/metrics") as response:
+        text = await response.text()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    return sum(one.value for one in families["tidegate_requests"].samples if one.labels["endpoint"] == endpoint)
 
 
 async def test_without_a_broker_requests_scaling_and_restarts_go_on_and_nothing_is_lost(
@@ -42,6 +51,12 @@ async def test_without_a_broker_requests_scaling_and_restarts_go_on_and_nothing_
             headers: dict[str, str] = {"azureml-model-deployment": "asleep"}
             status, deployment, text = await running.ask("live", None, **headers)
             assert (status, deployment) == (200, "asleep"), text
+            seen = load.answered
+
+            async def counted() -> bool:
+                return await arrivals(running, "live") >= seen
+
+            await until("the control plane to count what comes past the log", counted)
         assert load.failures == []
         sent = load.sent + 1
 
