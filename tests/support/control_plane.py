@@ -150,13 +150,13 @@ DEPLOYMENT: dict[str, Any] = {"instance_count": 1, "environment": {"image": "x/y
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, make_log: Callable[[Path], EmbeddedLog] = EmbeddedLog, **more: Any
+    folder: Path, make_log: Callable[[Path], EmbeddedLog] | None = None, **more: Any
 ) -> AsyncIterator[Running]:
     """A control plane over `folder`; it ends in good order."""
     data = DataLayout(folder)
     data.create()
     settings = ControlSettings(data, **{"port": free_port(), **more})
-    log, stop, ready_now = make_log(data.log), asyncio.Event(), asyncio.Event()
+    log, stop, ready_now = (make_log or EmbeddedLog)(data.log), asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(service.run(settings, log, stop, ready_now.set))
     waiting = asyncio.create_task(ready_now.wait())
     try:
