@@ -1,6 +1,6 @@
 """The log's topics on Kafka: created as `kafka_settings` has them, or checked; never changed behind an operator's back.
 
-Nothing here lets the broker create a topic by itself, which would give it settings of its own.
+No client of this process lets the broker create a topic by itself, which would give it settings of its own.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
+import aiokafka.client
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NodeNotReadyError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
@@ -35,6 +37,10 @@ _DENIED = frozenset({29, 31})
 """Topic and cluster authorization failed."""
 _PASSING = frozenset({3, 5, 6, 7, 8, 41})
 """Of a cluster that is still getting there: unknown topic, no leader, not leader, timed out, no broker, not controller."""
+
+# A client that only looks for a topic creates it, unless it says that it does not want to, which aiokafka has no option
+# for: between the deletion of a topic and its return, any of ours would be faster than `ensure_topics`.
+aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
 async def ensure_topics(url: KafkaUrl, options: Mapping[str, Any], topics: Iterable[str] = TOPICS) -> None:
