@@ -223,7 +223,7 @@ async def test_topics_deleted_while_it_runs_are_made_again_with_what_this_machin
             one.append(SPECS, f"e{number % 4}", str(number).encode())
         await one.shipped()
         await until(one.spool.copy_is_current)
-        await until(lambda: sum(at for _, _, at in one.spool.copied()) == 20)
+        await until(lambda: sum(place.offset for place in one.spool.copied()) == 20)
         await delete_topics(url, [SPECS, DEMAND])
         one.append(DEMAND, "e", b"after")
         async with asyncio.timeout(120):

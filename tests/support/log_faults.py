@@ -53,6 +53,14 @@ class Child:
             self.process.kill()
         await self.ended()
 
+    def freeze(self) -> None:
+        """It stands still until `thaw`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self.process.send_signal(signal.SIGCONT)
+
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
         if self.process.stdin is not None:
@@ -144,12 +152,15 @@ class Reader(Child):
 
     async def further(self, records: int) -> None:
         """Wait until it has seen so many more than now."""
-        target = await self.records() + records
+        await self.until(await self.records() + records)
+
+    async def until(self, records: int) -> None:
+        """Wait until it has seen so many."""
 
         async def look() -> bool:
-            return await self.records() >= target
+            return await self.records() >= records
 
-        await until(f"{records} more records read", look)
+        await until(f"{records} records read", look)
 
     async def level(self) -> None:
         """Let it read everything that was appended before."""
@@ -255,6 +266,14 @@ class Machine:
             return (await self.health()).state == wanted
 
         await until(f"a way to the broker that is {wanted}", look)
+
+    async def shipped(self) -> None:
+        """Wait until nothing waits in the spool."""
+
+        async def look() -> bool:
+            return (await self.health()).gauges["spool_rows", ""] == 0
+
+        await until("an empty spool", look)
 
     async def settle(self, reader: Reader, *written: Writer | Written, folded: bool = False) -> Seen:
         """End the writers that still write, read everything, and hold both against each other."""

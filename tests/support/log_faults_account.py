@@ -144,6 +144,13 @@ class Seen:
         except (codec.UnknownSchema, codec.Malformed):
             self.unreadable[message.topic] += 1
 
+    def sequences(self, topic: str, partition: int, writer: str) -> set[int]:
+        """Those of one writer that were seen, of `requests` or `demand`."""
+        source = Source(partition, writer)
+        if topic == REQUESTS:
+            return self.audit.accounts[source].sequences if source in self.audit.accounts else set()
+        return self.demand[source].seen if source in self.demand else set()
+
     def _take_requests(self, message: Message) -> None:
         known = self.audit.accounts.get(Source(message.partition, message.writer))
         self._count_repeated(message, known.sequences if known else set())

@@ -38,6 +38,9 @@ class Position(NamedTuple):
     topic: str
     partition: int
     offset: int
+    incarnation: str = ""
+    """Which topic of that name it is a place in; empty where nobody can tell. A topic that was deleted and made anew is
+    another one, and is read from its beginning."""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Keeps this machine's copy of Kafka's compacted topics: what other machines wrote on them goes into the spool's file.
 
 Where to read on is stored together with what was read, so nothing is left out and nothing comes twice. A topic that was
-deleted and made anew, by whomever, is noticed by its offsets or its absence; then it is read from its beginning, and
-what this machine had written there is shipped again.
+deleted and made anew, by whomever, is noticed by its id, or, where brokers tell none, by its offsets or its absence; then
+it is read from its beginning, and what this machine had written there is shipped again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from router.contract.events import COMPACTED
 from router.runtime.log.base import Message, Position
 from router.runtime.log.containing import CancelledInside, contained
 from router.runtime.log.kafka_messages import ForeignMessage, message_of
+from router.runtime.log.kafka_topic_ids import Vigil
 from router.runtime.log.kafka_topics import ensure_topics
 from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.log.spool import Spool
@@ -45,7 +46,8 @@ class CopyingSettings:
     look_seconds: float = 0.5
     """Longest wait for records before it looks whether the topics are still there."""
     check_seconds: float = 5.0
-    """Between two questions to the broker where its topics end: how long a silent broker counts as there."""
+    """Longest time between two questions to the broker, which topics it has and where they end: how long a silent broker
+    counts as there."""
     answer_seconds: float = 5.0
     """For the answer to such a question."""
     stop_seconds: float = 2.0
@@ -57,7 +59,7 @@ class CopyingSettings:
 
 
 class _MadeAnew(Exception):
-    """Topics are gone or begin again; `topics` are their names without the prefix."""
+    """Topics are gone or others have their names; `topics` are those without the prefix."""
 
     def __init__(self, topics: Collection[str]) -> None:
         super().__init__(", ".join(sorted(topics)))
@@ -85,6 +87,7 @@ class Copying:
         self._settings = settings
         self._shipping_again = shipping_again
         self._reports = Limited(logging.getLogger(__name__))
+        self._names = {url.topic(topic) for topic in COMPACTED}
         self._lost: set[str] = set()
         self._positions: dict[TopicPartition, int] = {}
         self._places = [
@@ -129,33 +132,49 @@ class Copying:
         )
         try:
             await consumer.start()
-            await self._follow(consumer, await self._take_place(consumer))
+            vigil = Vigil(consumer._client, self._names, self._settings.check_seconds)
+            await self._follow(consumer, vigil, await self._take_place(consumer, vigil))
         finally:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._settings.stop_seconds):
                     await consumer.stop()
 
-    async def _take_place(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+    async def _take_place(self, consumer: AIOKafkaConsumer, vigil: Vigil) -> dict[TopicPartition, int]:
         """Go where the copy stopped; returns where the topics end now."""
-        ends = await self._ends(consumer)
         async with asyncio.timeout(self._settings.answer_seconds):
+            await vigil.begin()
             starts = await consumer.beginning_offsets(self._places)
+        ends = await self._ends(consumer)
+        if vigil.ids:
+            self._lost.clear()  # may have been gone for a moment; the ids know
         stored = {
-            TopicPartition(self._url.topic(topic), partition): offset
-            for topic, partition, offset in await self._desk.ask(Spool.copied)
+            TopicPartition(self._url.topic(one.topic), one.partition): one for one in await self._desk.ask(Spool.copied)
         }
         anew = self._lost | {
-            self._url.topic_of(place.topic) for place, end in ends.items() if stored.get(place, 0) > end
+            self._url.topic_of(place.topic)
+            for place, one in stored.items()
+            if place in ends
+            and (one.offset > ends[place] or _is_other(one.incarnation, vigil.ids.get(place.topic, "")))
         }
         if anew:
             await self._begin_anew(anew)
-            stored = {place: at for place, at in stored.items() if self._url.topic_of(place.topic) not in anew}
-        self._positions = {place: max(starts[place], stored.get(place, 0)) for place in self._places}
+            stored = {place: one for place, one in stored.items() if one.topic not in anew}
+        self._positions = {
+            place: max(starts[place], stored[place].offset if place in stored else 0) for place in self._places
+        }
+        # Also of topics with nothing in them yet: what we ship there next may go with them before it was read back.
+        await self._desk.ask(lambda spool: spool.copy((), self._stored(self._places, vigil)))
         # In one go: a place that is assigned and not known is looked for, and not found.
         consumer.assign(self._places)
         for place, offset in self._positions.items():
             consumer.seek(place, offset)
         return ends
+
+    def _stored(self, places: Iterable[TopicPartition], vigil: Vigil) -> list[Position]:
+        return [
+            Position(self._url.topic_of(one.topic), one.partition, self._positions[one], vigil.ids.get(one.topic, ""))
+            for one in places
+        ]
 
     async def _begin_anew(self, topics: Collection[str]) -> None:
         def again(spool: Spool) -> int:
@@ -175,9 +194,7 @@ class Copying:
         async with asyncio.timeout(self._settings.answer_seconds):
             return dict(await consumer.end_offsets(self._places))
 
-    async def _follow(self, consumer: AIOKafkaConsumer, goal: Mapping[TopicPartition, int]) -> None:
-        loop = asyncio.get_running_loop()
-        checked = loop.time()
+    async def _follow(self, consumer: AIOKafkaConsumer, vigil: Vigil, goal: Mapping[TopicPartition, int]) -> None:
         missing = dict(goal)
         while True:
             missing = {place: end for place, end in missing.items() if await consumer.position(place) < end}
@@ -187,25 +204,28 @@ class Copying:
             found = await consumer.getmany(
                 timeout_ms=round(1000 * self._settings.look_seconds), max_records=self._settings.batch_records
             )
+            if vigil.due:
+                await self._look(consumer, vigil)
             if found:
-                await self._take(found)
-            gone = {topic for topic in COMPACTED if not consumer.partitions_for_topic(self._url.topic(topic))}
-            if gone:
-                raise _MadeAnew(gone)
-            if loop.time() - checked >= self._settings.check_seconds:
-                ends = await self._ends(consumer)
-                if anew := {self._url.topic_of(p.topic) for p, end in ends.items() if self._positions[p] > end}:
-                    raise _MadeAnew(anew)
-                checked = loop.time()
+                await self._take(found, vigil)
 
-    async def _take(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]]) -> None:
+    async def _look(self, consumer: AIOKafkaConsumer, vigil: Vigil) -> None:
+        """Raise `_MadeAnew` unless the topics are still the ones that were found. Raises `KafkaError`, `TimeoutError`."""
+        async with asyncio.timeout(self._settings.answer_seconds):
+            others = {self._url.topic_of(name) for name in await vigil.changed()}
+        if not vigil.ids:
+            others = {topic for topic in COMPACTED if not consumer.partitions_for_topic(self._url.topic(topic))}
+        ends = await self._ends(consumer)
+        others |= {self._url.topic_of(place.topic) for place, end in ends.items() if self._positions[place] > end}
+        if others:
+            raise _MadeAnew(others)
+
+    async def _take(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]], vigil: Vigil) -> None:
         messages: list[Message] = []
         for place, records in found.items():
             messages.extend(filter(None, (self._message(place, record) for record in records)))
             self._positions[place] = records[-1].offset + 1
-        positions = [
-            Position(self._url.topic_of(place.topic), place.partition, self._positions[place]) for place in found
-        ]
+        positions = self._stored(found, vigil)
 
         def copy(spool: Spool) -> int:
             counts = spool.copy(messages, positions)
@@ -222,3 +242,7 @@ class Copying:
             self._telling.link.foreign += 1
             self._reports.warning("foreign_message", f"a record on {place.topic} that is not ours is skipped: {error}")
             return None
+
+
+def _is_other(known: str, now: str) -> bool:
+    return bool(known and now and known != now)

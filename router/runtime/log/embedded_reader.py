@@ -170,7 +170,7 @@ def _start(store: Store, topics: Sequence[str], start: Sequence[Position] | str)
             f"start is 'earliest', 'latest' or positions, not {start!r}"
         )
     cursors = dict.fromkeys(topics, 0)
-    for topic, _, offset in start:
+    for topic, _, offset, _ in start:
         if topic not in cursors:
             continue
         cursors[topic] = offset

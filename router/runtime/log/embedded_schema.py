@@ -1,14 +1,15 @@
 """The shape of the embedded log's file and how an older file becomes a newer one, in place and in one transaction.
 
 Version 2 added what a spool needs: rows on their way to Kafka (`outgoing`), the partition that their sequences are
-counted in, rows that stand for others (`replaces`), and the tables of the shipper.
+counted in, rows that stand for others (`replaces`), and the tables of the shipper. Version 3 knows which topic a place in
+the copy belongs to.
 """
 
 from __future__ import annotations
 
 import sqlite3
 
-VERSION = 2
+VERSION = 3
 
 _MESSAGES = """
 CREATE TABLE messages (
@@ -60,7 +61,8 @@ _SPOOL = (
     "CREATE TABLE set_aside (offset INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, reason TEXT NOT NULL)",
     "CREATE TABLE link (id INTEGER PRIMARY KEY CHECK (id = 1), body TEXT NOT NULL)",
 )
-_STEPS = {0: _FRESH + _SPOOL, 1: _FROM_1 + _SPOOL}
+_FROM_2 = ("ALTER TABLE copied ADD COLUMN incarnation TEXT NOT NULL DEFAULT ''",)
+_STEPS = {0: _FRESH + _SPOOL + _FROM_2, 1: _FROM_1 + _SPOOL + _FROM_2, 2: _FROM_2}
 
 
 def version(db: sqlite3.Connection) -> int:

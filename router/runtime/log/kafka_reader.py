@@ -1,7 +1,8 @@
 """Reading stream topics from Kafka: one consumer with partitions of our own choice, replaced whenever it fails.
 
 A task fetches ahead into a bounded shelf, so that the caller may be cancelled at any moment; the cursors move when
-`next` hands messages out. A broker that is away is waited for: `next` then simply has nothing to give.
+`next` hands messages out. A broker that is away is waited for: `next` then simply has nothing to give. A topic that was
+deleted and made anew is read from its beginning: nothing goes on the shelf before it is sure which topic it is from.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,12 +23,12 @@ from router.runtime.log.containing import CancelledInside, contained
 from router.runtime.log.continuity import Continuity
 from router.runtime.log.kafka_client import started, stopped
 from router.runtime.log.kafka_messages import ForeignMessage, message_of
+from router.runtime.log.kafka_shelf import Place, Shelf
+from router.runtime.log.kafka_topic_ids import Vigil
 from router.runtime.log.kafka_topics import ensure_topics
 from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.telemetry import Limited
 
-SHELF_BYTES = 16 << 20
-"""Fetched and not handed out yet: bounds the memory of a reader that falls behind."""
 BATCH_RECORDS = 2_000
 """Records taken from the consumer at once: some milliseconds of the event loop."""
 HAND_OUT = 2_000
@@ -37,12 +37,20 @@ OPEN_SECONDS = 15.0
 """How long a reader that starts at the end waits for the broker to say where that is."""
 END_SECONDS = 5.0
 """For what waits here to be shipped, and for the broker's answer where the ends are."""
+IDENTITY_SECONDS = 1.0
+"""Longest time between two looks at whether the topics are still the same ones; a reason to doubt it comes sooner."""
+LOOK_SECONDS = 1.0
+"""For the answer to such a look."""
 RETRY_SECONDS = 0.2
 RETRY_LIMIT_SECONDS = 5.0
 
 Shipped = Callable[[Collection[str]], Awaitable[bool]]
 """Topics → whether everything that this machine had accepted when a row of calls began has reached the broker."""
 _LOG = logging.getLogger(__name__)
+
+
+class _MadeAnew(Exception):
+    """Topics are gone, or others have their names."""
 
 
 class KafkaReader:
@@ -67,14 +75,9 @@ class KafkaReader:
         self._continuity = Continuity(stats)
         self._new_mark = shipped
         self._mark: Shipped | None = None
-        self._goal: dict[TopicPartition, int] | None = None
-        self._cursors = dict.fromkeys(self._assigned, 0)
-        self._fetched = dict(self._cursors)
-        self._shelf: deque[Message] = deque()
-        self._shelf_bytes = 0
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._goal: dict[TopicPartition, Place] | None = None
+        self._shelf = Shelf(self._assigned)
+        self._vigil: Vigil | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -83,33 +86,30 @@ class KafkaReader:
 
     async def open(self, start: Sequence[Position] | str) -> None:
         """Find the start and begin to fetch. Raises `Unavailable` when it is the end and no broker can name it."""
-        if not isinstance(start, str):
-            self._start_at(start)
-        elif start == "latest":
+        self._shelf.start({} if isinstance(start, str) else self._places_of(start))
+        if start == "latest":
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
-                    await contained("log reader's start at the end", self._find_the_end())
-            except (TimeoutError, KafkaError, OSError, CancelledInside) as error:
+                    ends = await contained("log reader's start at the end", self._find_the_end())
+            except (_MadeAnew, TimeoutError, KafkaError, OSError, CancelledInside) as error:
                 raise Unavailable(
                     f"no broker of {','.join(self._url.servers)} says where {', '.join(self._topics)} end: "
                     f"{error or 'it does not answer'}; check that it runs and can be reached"
                 ) from error
-        elif start != "earliest":
+            self._shelf.start(ends)
+        elif isinstance(start, str) and start != "earliest":
             raise ValueError(f"start is 'earliest', 'latest' or positions, not {start!r}")
-        self._fetched = dict(self._cursors)
         self._task = asyncio.create_task(self._keep_fetching(), name=f"kafka reader of {'+'.join(self._topics)}")
 
-    def _start_at(self, positions: Sequence[Position]) -> None:
-        for topic, partition, offset in positions:
-            place = TopicPartition(self._url.topic(topic), partition)
-            if place in self._cursors:
-                self._cursors[place] = offset
+    def _places_of(self, positions: Sequence[Position]) -> dict[TopicPartition, Place]:
+        found = {TopicPartition(self._url.topic(one.topic), one.partition): one for one in positions}
+        return {one: Place(found[one].offset, found[one].incarnation) for one in self._assigned if one in found}
 
-    async def _find_the_end(self) -> None:
+    async def _find_the_end(self) -> dict[TopicPartition, Place]:
         shipped = self._new_mark()
         self._consumer = await started(self._connect())
         self._connected.set()
-        self._cursors = await self._ends(shipped)
+        return await self._ends(shipped)
 
     # fetching --------------------------------------------------------------------------------------------------
 
@@ -127,14 +127,28 @@ class KafkaReader:
         )
         try:
             await consumer.start()
+            self._vigil = Vigil(consumer._client, {one.topic for one in self._assigned}, IDENTITY_SECONDS)
+            await self._vigil.begin()
+            self._identify(self._vigil.ids)
             consumer.assign(self._assigned)
             # At once, or the client finds a place of its own in the background and goes there after us.
-            for place, offset in self._fetched.items():
-                consumer.seek(place, offset)
+            self._seek(consumer)
         except BaseException:
             await stopped(consumer)
             raise
         return consumer
+
+    def _identify(self, ids: Mapping[str, str]) -> None:
+        """Go to the beginning of what is another topic than before."""
+        anew = {one.topic for one in self._assigned if one.topic in ids and self._shelf.identify(one, ids[one.topic])}
+        if anew:
+            self._reports.error(
+                "log_topic_made_anew", f"made anew and read from its beginning: {', '.join(sorted(anew))}"
+            )
+
+    def _seek(self, consumer: AIOKafkaConsumer) -> None:
+        for one, place in self._shelf.ahead.items():
+            consumer.seek(one, place.offset)
 
     async def _keep_fetching(self) -> None:
         pause = RETRY_SECONDS
@@ -143,11 +157,12 @@ class KafkaReader:
                 consumer: Any = self._consumer
                 if consumer is None:
                     consumer = self._consumer = await contained("log reader's start", started(self._connect()))
-                for place, offset in self._fetched.items():
-                    consumer.seek(place, offset)
+                self._seek(consumer)
                 pause = RETRY_SECONDS
                 self._connected.set()
                 await contained("log reader", self._fetch(consumer))
+            except _MadeAnew:
+                pause = RETRY_SECONDS
             except (KafkaError, TidegateError, OSError, CancelledInside) as error:
                 self._reports.warning("log_read_failed", f"the log cannot be read and is tried again: {error!r}")
             except Exception as error:
@@ -163,29 +178,47 @@ class KafkaReader:
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> None:
         while True:
-            await self._room.wait()
+            await self._shelf.room.wait()
             found = await consumer.getmany(timeout_ms=1000, max_records=BATCH_RECORDS)
-            for place, records in found.items():
-                for record in records:
-                    self._shelve(place, record)
-                self._fetched[place] = records[-1].offset + 1
-            if found:
-                self._news.set()
+            await self._make_sure(found.keys())
+            for partition, records in found.items():
+                place = self._shelf.ahead[partition]
+                if records[0].offset < place.offset:  # of a broker that tells no ids, or that lost what it had
+                    self._goal = None
+                    self._shelf.begin_anew(partition, place.incarnation)
+                messages = [message for record in records if (message := self._message(partition, record))]
+                self._shelf.put(partition, messages, records[-1].offset + 1)
 
-    def _shelve(self, place: TopicPartition, record: ConsumerRecord[bytes, bytes]) -> None:
-        topic = self._url.topic_of(place.topic)
+    async def _make_sure(self, fetched: Collection[TopicPartition]) -> None:
+        """Raise `_MadeAnew` when a topic is not the one any more that was fetched from, as far as there is a doubt.
+
+        With something in our hands only those are asked who gave it, and until they answer: another broker, dead or
+        frozen, must not hold it up.
+        """
+        assert self._vigil is not None
+        while self._vigil.due:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    changed = await self._vigil.changed(fetched or None)
+            except (KafkaError, TimeoutError) as error:
+                self._reports.warning("log_topic_unsure", f"no broker says whether topics are the same: {error!r}")
+                if not fetched:
+                    return
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                if changed:
+                    raise _MadeAnew(changed)
+                return
+
+    def _message(self, partition: TopicPartition, record: ConsumerRecord[bytes, bytes]) -> Message | None:
+        topic = self._url.topic_of(partition.topic)
         try:
-            message = message_of(topic, place.partition, record.offset, record.key, record.value, record.headers)
+            return message_of(topic, partition.partition, record.offset, record.key, record.value, record.headers)
         except ForeignMessage as error:
             self.stats.skipped += 1
-            self._reports.warning(
-                "log_foreign_message", f"a message of somebody else on {place.topic} is skipped: {error}"
-            )
-            return
-        self._shelf.append(message)
-        self._shelf_bytes += len(message.value)
-        if self._shelf_bytes >= SHELF_BYTES:
-            self._room.clear()
+            words = f"a message of somebody else on {partition.topic} is skipped: {error}"
+            self._reports.warning("log_foreign_message", words)
+            return None
 
     # reading ---------------------------------------------------------------------------------------------------
 
@@ -194,63 +227,53 @@ class KafkaReader:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 while not self._closed:
-                    if not self._shelf:
-                        self._news.clear()
-                        await self._news.wait()
+                    if self._shelf.empty:
+                        self._shelf.news.clear()
+                        await self._shelf.news.wait()
                     elif messages := self._hand_out():
                         return messages
         return () if self._closed else self._hand_out()
 
     def _hand_out(self) -> Sequence[Message]:
-        messages = []
-        for _ in range(min(HAND_OUT, len(self._shelf))):
-            message = self._shelf.popleft()
-            self._shelf_bytes -= len(message.value)
-            self._cursors[TopicPartition(self._url.topic(message.topic), message.partition)] = message.offset + 1
-            if self._continuity.saw(message):
-                messages.append(message)
-        if not self._shelf:
-            # Also past what was skipped: nothing that was fetched is left to hand out.
-            self._cursors.update(self._fetched)
-        if self._shelf_bytes < SHELF_BYTES // 2:
-            self._room.set()
-        return messages
+        return [message for message in self._shelf.take(HAND_OUT) if self._continuity.saw(message)]
 
     def positions(self) -> Sequence[Position]:
         """See `Reader.positions`."""
-        return tuple(Position(self._url.topic_of(p.topic), p.partition, offset) for p, offset in self._cursors.items())
+        places = self._shelf.cursors.items()
+        return tuple(Position(self._url.topic_of(one.topic), one.partition, *place) for one, place in places)
 
     async def caught_up(self) -> bool:
         """See `Reader.caught_up`: for what had been appended when the first of a row of calls was made."""
-        if self._goal is None:
+        if self._goal is None or not self._shelf.is_about(self._goal):
             self._mark = self._mark or self._new_mark()
             try:
                 async with asyncio.timeout(END_SECONDS):
                     self._goal = await contained("ends of the log", self._ends(self._mark))
-            except (TimeoutError, KafkaError, OSError, CancelledInside):
+            except (_MadeAnew, TimeoutError, KafkaError, OSError, CancelledInside):
                 return False
-        if not self._shelf:
-            self._cursors.update(self._fetched)
-        if any(self._cursors[place] < end for place, end in self._goal.items()):
+        if not self._shelf.reached(self._goal):
             return False
         self._goal = self._mark = None
         return True
 
-    async def _ends(self, shipped: Shipped) -> dict[TopicPartition, int]:
-        """Where the partitions end, once what this machine had accepted is there."""
+    async def _ends(self, shipped: Shipped) -> dict[TopicPartition, Place]:
+        """Where the partitions end, once what this machine had accepted is there. Raises `_MadeAnew` besides."""
         while not await shipped(self._topics):  # noqa: ASYNC110 -- another process ships, and says so in a file
             await asyncio.sleep(0.01)
         await self._connected.wait()
-        if self._consumer is None:  # lost again in the meantime
+        if self._consumer is None or self._vigil is None:  # lost again in the meantime
             raise TimeoutError
-        return dict(await self._consumer.end_offsets(self._assigned))
+        vigil, ends = self._vigil, await self._consumer.end_offsets(self._assigned)
+        if await vigil.changed() or any(end < self._shelf.ahead[one].offset for one, end in ends.items()):
+            raise _MadeAnew
+        return {one: Place(end, vigil.ids.get(one.topic, "")) for one, end in ends.items()}
 
     def lag(self) -> dict[str, int]:
         """Topic → messages that the broker has and `next` has not handed out, as of the last fetch."""
         behind = dict.fromkeys(self._topics, 0)
-        for place, cursor in self._cursors.items():
-            end = self._consumer.highwater(place) if self._consumer is not None else None
-            behind[self._url.topic_of(place.topic)] += max(0, (end or cursor) - cursor)
+        for one, place in self._shelf.cursors.items():
+            end = self._consumer.highwater(one) if self._consumer is not None else None
+            behind[self._url.topic_of(one.topic)] += max(0, (end or place.offset) - place.offset)
         return behind
 
     @property
@@ -261,7 +284,7 @@ class KafkaReader:
     async def close(self) -> None:
         """See `Reader.close`. May be repeated."""
         self._closed = True
-        self._news.set()
+        self._shelf.news.set()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -198,7 +198,7 @@ class Spool:
                 self.store._recount(counts)
             else:
                 self.store._count(counts, _sizes((row[0], row[7]) for row in rows))
-            self._db.executemany("INSERT OR REPLACE INTO copied VALUES (?, ?, ?)", list(positions))
+            self._db.executemany("INSERT OR REPLACE INTO copied VALUES (?, ?, ?, ?)", list(positions))
         return counts
 
     def _is_ours(self, writer: bytes) -> bool:
@@ -207,7 +207,9 @@ class Spool:
     def copied(self) -> list[Position]:
         """Where to read on."""
         with translated(self._path):
-            return [Position(*row) for row in self._db.execute("SELECT topic, partition, offset FROM copied")]
+            return [
+                Position(*row) for row in self._db.execute("SELECT topic, partition, offset, incarnation FROM copied")
+            ]
 
     def forget_copied(self, topics: Iterable[str]) -> None:
         """Read these from their beginning again."""
