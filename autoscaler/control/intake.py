@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autoscaler.control.keeping import REPLAY_NS, Note, notes_key, read_notes, start_of
+from autoscaler.control.keeping import REPLAY_NS, Note, newest_incarnation, notes_key, read_notes, start_of
 from autoscaler.control.reconciler import Reconciler
 from autoscaler.policy.demand import Heard
 from router.contract.codec import (
@@ -69,7 +69,8 @@ class Kept:
     """What was kept in the log about endpoints and partitions."""
 
     snapshots: dict[str, EndpointSnapshot] = field(default_factory=dict)
-    notes: dict[int, tuple[Note, ...]] = field(default_factory=dict)
+    notes: dict[int, tuple[EndpointSnapshot, tuple[Note, ...]]] = field(default_factory=dict)
+    """Partition → the message, and the notes in it."""
 
 
 class Intake:
@@ -85,6 +86,8 @@ class Intake:
         self._demand: Reader | None = None
         self._facts_from: Sequence[Position] = ()
         self._offsets: dict[int, int] = {}
+        self._incarnations: dict[int, str] = {}
+        """Partition → which topic its offset is in, as far as anybody can tell."""
         self._held_until: dict[str, int] = {}
         """Restored endpoint → offset before which everything is in its snapshot."""
         self._from_ns: dict[int, int] = {}
@@ -108,9 +111,11 @@ class Intake:
             whole.add(stats)
         return whole
 
-    def position(self, partition: int) -> int | None:
-        """Offset of the next demand message to read; None when nobody knows where that is."""
-        return self._offsets.get(partition)
+    def position(self, partition: int) -> Position | None:
+        """Place of the next demand message to read; None when nobody knows where that is."""
+        if partition not in self._offsets:
+            return None
+        return Position(DEMAND, partition, self._offsets[partition], self._incarnations.get(partition, ""))
 
     # compacted topics --------------------------------------------------------------------------------------------
 
@@ -155,7 +160,7 @@ class Intake:
     def _keep(self, one: EndpointSnapshot, kept: Kept) -> None:
         try:
             if one.endpoint == notes_key(one.partition):
-                kept.notes[one.partition] = read_notes(one)
+                kept.notes[one.partition] = one, read_notes(one)
                 return
         except ValueError as error:
             raise Malformed(str(error)) from error
@@ -181,6 +186,7 @@ class Intake:
         self._reconciler.drop(lost)
         for partition in lost:
             self._offsets.pop(partition, None)
+            self._incarnations.pop(partition, None)
             self._from_ns.pop(partition, None)
         restored, unreadable = self._reconciler.follow(new, kept.snapshots)
         for endpoint, reason in unreadable.items():
@@ -189,11 +195,15 @@ class Intake:
         self._stats.snapshots_skipped += len(unreadable)
         usable = {endpoint: kept.snapshots[endpoint] for endpoint in restored}
         for partition in new:
-            self._begin(partition, usable, kept.notes.get(partition, ()), now_ns)
+            self._begin(partition, usable, kept.notes.get(partition), now_ns)
         self.open = True
 
     def _begin(
-        self, partition: int, usable: Mapping[str, EndpointSnapshot], notes: Sequence[Note], now_ns: int
+        self,
+        partition: int,
+        usable: Mapping[str, EndpointSnapshot],
+        noted: tuple[EndpointSnapshot, Sequence[Note]] | None,
+        now_ns: int,
     ) -> None:
         reconciler = self._reconciler
         alive = {
@@ -201,9 +211,12 @@ class Intake:
             for endpoint, revision in reconciler.fleet.revisions.items()
             if not revision.deleted and reconciler.territory.partition(endpoint) == partition
         }
-        offset = start_of([usable[one] for one in alive if one in usable], not alive <= usable.keys(), notes, now_ns)
+        pictures = [usable[one] for one in alive if one in usable]
+        incarnation = newest_incarnation([*pictures, *(noted[:1] if noted else ())])
+        notes = noted[1] if noted and noted[0].incarnation == incarnation else ()
+        offset = start_of(pictures, not alive <= usable.keys(), notes, now_ns, incarnation)
         if offset is not None:
-            self._offsets[partition] = offset
+            self._offsets[partition], self._incarnations[partition] = offset, incarnation
         self._from_ns[partition] = now_ns - REPLAY_NS
         for endpoint, one in usable.items():
             if one.partition == partition:
@@ -213,24 +226,25 @@ class Intake:
         """Read demand of the followed partitions for ever; begin anew, in a new task, when these have changed."""
         self.level.clear()
         partitions = self._reconciler.territory.followed
-        start = [Position(DEMAND, one, self._offsets[one]) for one in partitions if one in self._offsets]
+        start = [place for one in partitions if (place := self.position(one)) is not None]
         reader = self._demand = await self._log.reader((DEMAND,), start or "earliest", partitions)
         try:
             while not await reader.caught_up():
                 messages = await reader.next(CATCH_UP_SECONDS)
                 if messages:
-                    news(self._hear(messages))
+                    news(self._hear(messages, reader))
             self._from_ns.clear()
             self._held_until.clear()
             self.level.set()
             while True:
-                news(self._hear(await reader.next(None)))
+                news(self._hear(await reader.next(None), reader))
         finally:
             self._demand = None
             self._closed_readers.add(reader.stats)
             await reader.close()
 
-    def _hear(self, messages: Sequence[Message]) -> bool:
+    def _hear(self, messages: Sequence[Message], reader: Reader) -> bool:
+        self._incarnations.update((one.partition, one.incarnation) for one in reader.positions())
         # Every message has to be taken, so no short cut at the first urgent one.
         return sum([self._hear_one(message) for message in messages]) > 0
 

@@ -2,19 +2,20 @@
 
 A picture is drawn right after a turn, when everything read is folded, so that picture and place belong together. One
 about which something was decided is written at once, others now and then, a few per turn. Besides, each partition keeps
-notes of where it stood when, for endpoints that have no picture: they begin some minutes ago, not a day.
+notes of where it stood when, for endpoints that have no picture: they begin some minutes ago, not a day. A place in a
+topic that was made anew since is its beginning.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from autoscaler.control.reconciler import Reconciler
 from router.contract.codec import encode_snapshot
-from router.contract.events import SNAPSHOTS, EndpointSnapshot
-from router.runtime.log.base import Log
+from router.contract.events import DEMAND, SNAPSHOTS, EndpointSnapshot
+from router.runtime.log.base import Log, Position
 
 KEEP_NS = 10 * 10**9
 """Between two pictures of an endpoint about which nothing was decided."""
@@ -56,14 +57,22 @@ def read_notes(kept: EndpointSnapshot) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def start_of(kept: Iterable[EndpointSnapshot], without: bool, notes: Iterable[Note], now_ns: int) -> int | None:
+def newest_incarnation(kept: Sequence[EndpointSnapshot]) -> str:
+    """Which topic the newest of these messages about one partition has its place in."""
+    return max(kept, key=lambda one: one.at_ns).incarnation if kept else ""
+
+
+def start_of(
+    kept: Sequence[EndpointSnapshot], without: bool, notes: Iterable[Note], now_ns: int, incarnation: str = ""
+) -> int | None:
     """Where to begin to read a partition; None = at its beginning.
 
-    `kept`: the usable pictures of its endpoints. `without`: whether there are endpoints that have none.
+    `kept`: the usable pictures of its endpoints. `without`: whether there are endpoints that have none. `incarnation`:
+    of the place, and of `notes`.
     """
     since_ns = now_ns - REPLAY_NS
     old = max((note.offset for note in notes if note.at_ns <= since_ns), default=None)
-    places = [one.offset for one in kept]
+    places = [one.offset if one.incarnation == incarnation else 0 for one in kept]
     if not places and not without:
         return max((note.offset for note in notes), default=None)
     if without or (old is not None and min(places) < old):
@@ -74,19 +83,20 @@ def start_of(kept: Iterable[EndpointSnapshot], without: bool, notes: Iterable[No
 class Keeper:
     """Writes pictures and notes."""
 
-    def __init__(self, log: Log, reconciler: Reconciler, position_of: Callable[[int], int | None]) -> None:
-        """`position_of`: partition → offset of the next demand message to read, None when that is not known."""
+    def __init__(self, log: Log, reconciler: Reconciler, position_of: Callable[[int], Position | None]) -> None:
+        """`position_of`: partition → place of the next demand message to read, None when that is not known."""
         self._log = log
         self._reconciler = reconciler
         self._position_of = position_of
         self._urgent: set[str] = set()
         self._waiting: set[str] = set()
         self._kept_ns: dict[str, int] = {}
-        self._notes: dict[int, list[Note]] = {}
+        self._notes: dict[int, tuple[str, list[Note]]] = {}
+        """Partition → incarnation and places in it."""
 
-    def recall(self, notes: Mapping[int, Iterable[Note]]) -> None:
-        """What was noted about partitions before they were ours."""
-        self._notes.update({partition: list(some) for partition, some in notes.items()})
+    def recall(self, notes: Mapping[int, tuple[str, Iterable[Note]]]) -> None:
+        """What was noted about partitions before they were ours: partition → incarnation and places in it."""
+        self._notes.update({partition: (of, list(some)) for partition, (of, some) in notes.items()})
 
     def keep(self, now_ns: int, *, everything: bool = False) -> None:
         """Write what is due, or all that has changed. Never waits. Everything heard has to be folded."""
@@ -116,19 +126,26 @@ class Keeper:
             self._kept_ns[endpoint] = now_ns
             partition = self._reconciler.territory.partition(endpoint)
             generation = self._reconciler.territory.generation(endpoint)
-            offset = self._position_of(partition) or 0
-            self._append(EndpointSnapshot(endpoint, now_ns, generation, partition, offset, state))
+            place = self._position_of(partition) or Position(DEMAND, partition, 0)
+            kept = EndpointSnapshot(endpoint, now_ns, generation, partition, place.offset, state, place.incarnation)
+            self._append(kept)
 
     def _note(self, partition: int, now_ns: int) -> None:
-        offset = self._position_of(partition)
-        notes = self._notes.setdefault(partition, [])
-        if offset is None or (notes and (notes[-1].offset == offset or 0 <= now_ns - notes[-1].at_ns < NOTE_NS)):
+        place = self._position_of(partition)
+        if place is None:
+            return
+        incarnation, notes = self._notes.get(partition, (place.incarnation, []))
+        if incarnation != place.incarnation:
+            notes = []
+        if notes and (notes[-1].offset == place.offset or 0 <= now_ns - notes[-1].at_ns < NOTE_NS):
             return
         since_ns = now_ns - REPLAY_NS
         old = [one for one in notes if one.at_ns <= since_ns][-1:]
-        self._notes[partition] = [*old, *(one for one in notes if since_ns < one.at_ns < now_ns), Note(now_ns, offset)]
-        state = {"shape": NOTES_SHAPE, "notes": [list(one) for one in self._notes[partition]]}
-        self._append(EndpointSnapshot(notes_key(partition), now_ns, 0, partition, offset, state))
+        notes = [*old, *(one for one in notes if since_ns < one.at_ns < now_ns), Note(now_ns, place.offset)]
+        self._notes[partition] = place.incarnation, notes
+        state = {"shape": NOTES_SHAPE, "notes": [list(one) for one in notes]}
+        key = notes_key(partition)
+        self._append(EndpointSnapshot(key, now_ns, 0, partition, place.offset, state, place.incarnation))
 
     def _append(self, event: EndpointSnapshot) -> None:
         self._log.append(SNAPSHOTS, event.endpoint, encode_snapshot(event))

@@ -245,7 +245,8 @@ class Autoscaler:
         if not intake.open or share.partitions != reconciler.territory.followed:
             await self._tasks.cancel("demand")
             intake.settle(share.partitions, kept, self._clock.time_ns())
-            self._keeper.recall({one: notes for one, notes in kept.notes.items() if one in share.partitions})
+            noted = {one: (said.incarnation, notes) for one, (said, notes) in kept.notes.items()}
+            self._keeper.recall({one: notes for one, notes in noted.items() if one in share.partitions})
             if share.partitions:
                 self._tasks.start("demand", lambda: intake.follow_demand(self._bell.ring))
         await self._caught_up(share)

@@ -212,6 +212,8 @@ def encode_snapshot(event: EndpointSnapshot) -> bytes:
     """JSON of one endpoint's snapshot. Raises `TypeError` when its state is no JSON."""
     # Not `_to_json`: it would copy a state of any size first.
     body = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    if not event.incarnation:
+        del body["incarnation"]
     return json.dumps(
         {"schema": SCHEMA, **body, "state": dict(event.state)}, separators=(",", ":"), sort_keys=True
     ).encode()

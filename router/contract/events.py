@@ -329,6 +329,8 @@ class EndpointSnapshot:
     """Next offset to read there: everything before it is in `state`."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON, keys are strings; its shape belongs to the autoscaler."""
+    incarnation: str = ""
+    """Which topic of that name the offset is in: one that was made anew is another. Empty where nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from autoscaler.control.keeping import KEEP_NS, MOST, NOTE_NS, REPLAY_NS, Keeper, Note, notes_key, read_notes, start_of
+from autoscaler.control.keeping import (
+    KEEP_NS,
+    MOST,
+    NOTE_NS,
+    REPLAY_NS,
+    Keeper,
+    Note,
+    newest_incarnation,
+    notes_key,
+    read_notes,
+    start_of,
+)
 from autoscaler.control.reconciler import Reconciler
 from autoscaler.policy.demand import Heard
 from router.contract.codec import decode_snapshot
-from router.contract.events import SNAPSHOTS, DemandReport, EndpointSnapshot
+from router.contract.events import DEMAND, SNAPSHOTS, DemandReport, EndpointSnapshot
+from router.runtime.log.base import Position
 from tests.support.autoscaler_fleet import SECOND, START
 from tests.support.autoscaler_group import specs
 
@@ -40,8 +52,11 @@ class Desk:
             self.reconciler.take_specs(specs(name))
         self.reconciler.follow({0}, {})
         self.reconciler.adopt(frozenset({0}), 7, START)
-        self.log, self.offset, self.now_ns = Written(), 40, START
-        self.keeper = Keeper(self.log, self.reconciler, lambda partition: self.offset if partition == 0 else None)  # type: ignore[arg-type]  # it only appends
+        self.log, self.offset, self.incarnation, self.now_ns = Written(), 40, "", START
+        self.keeper = Keeper(self.log, self.reconciler, self.place)  # type: ignore[arg-type]  # it only appends
+
+    def place(self, partition: int) -> Position | None:
+        return Position(DEMAND, 0, self.offset, self.incarnation) if partition == 0 else None
 
     def turn(self, *, seconds: float = 0.0, everything: bool = False) -> list[EndpointSnapshot]:
         """A turn, `seconds` later, and what of endpoints was written."""
@@ -146,3 +161,26 @@ def test_where_reading_begins() -> None:
     assert start_of([], True, [], now) is None
     assert start_of([], False, notes, now) == 900, "nothing is missed where there is nobody yet"
     assert start_of(kept(150), False, [], now) == 150
+
+
+def test_a_place_in_a_topic_that_was_made_anew_since_is_its_beginning() -> None:
+    now = 10 * REPLAY_NS
+    old = EndpointSnapshot("old", now - 2, 1, 0, 950, {}, "a" * 32)
+    new = EndpointSnapshot("new", now - 1, 1, 0, 30, {}, "b" * 32)
+    assert newest_incarnation([new, old]) == "b" * 32
+    assert newest_incarnation([]) == ""
+    assert start_of([new, old], False, [], now, "b" * 32) == 0
+    assert start_of([new], False, [], now, "b" * 32) == 30
+    assert start_of([new, old], False, [Note(now - REPLAY_NS, 20)], now, "b" * 32) == 20, "but not beyond all memory"
+
+
+def test_notes_of_a_topic_that_was_made_anew_begin_again() -> None:
+    desk = Desk()
+    desk.incarnation = "a" * 32
+    desk.offset = 1000
+    desk.turn()
+    desk.incarnation, desk.offset = "b" * 32, 3
+    desk.turn(seconds=1)
+    kept = next(one for one in desk.all if one.endpoint == notes_key(0))
+    assert (kept.offset, kept.incarnation) == (3, "b" * 32)
+    assert read_notes(kept) == (Note(desk.now_ns, 3),)
