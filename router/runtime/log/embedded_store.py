@@ -26,8 +26,8 @@ __all__ = ["OUTGOING_ROW_BYTES", "Retention", "Store", "translated"]
 OUTGOING_ROW_BYTES = 200
 """What a row takes in the file besides its value: its other columns, and its places in the indexes."""
 _INSERT = """
-INSERT INTO messages (topic, partition, key, writer, sequence, time_ns, compacted, outgoing, value)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (topic, partition, writer, sequence) DO NOTHING
+INSERT INTO messages (topic, partition, key, writer, sequence, time_ns, compacted, outgoing, value, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (topic, partition, writer, sequence) DO NOTHING
 """
 _COUNT = """
 INSERT INTO usage VALUES (?1, ?2, ?3, ?4) ON CONFLICT (topic) DO UPDATE SET bytes = bytes + ?2,
@@ -107,6 +107,7 @@ class Store:
         self._db.execute("PRAGMA cache_size = -1024")
         # Some builds write zeros over what is deleted: as much work, and room on a full disk, as it took to write it.
         self._db.execute("PRAGMA secure_delete = OFF")
+        self._db.create_function("checksum_of", 8, embedded_schema.checksum_of, deterministic=True)
         version = embedded_schema.version(self._db)
         if version > embedded_schema.VERSION:
             raise Unavailable(
@@ -189,7 +190,10 @@ class Store:
         for topic, key, value, sequence, time_ns, partition in rows:
             counts[topic] += 1
             sizes[topic] += len(value)
-            values.append((topic, partition, key, writer, sequence, time_ns, topic in COMPACTED, outgoing, value))
+            checksum = embedded_schema.checksum_of(topic, partition, key, writer, sequence, time_ns, "", value)
+            values.append(
+                (topic, partition, key, writer, sequence, time_ns, topic in COMPACTED, outgoing, value, checksum)
+            )
         added = self._db.executemany(_INSERT, values).rowcount
         if added == len(rows):
             self._count(counts, sizes, outgoing)

@@ -35,8 +35,8 @@ FROM messages INDEXED BY messages_outgoing WHERE outgoing = 1 AND offset >= ? {0
 _NOT_ON = "AND topic NOT IN (SELECT value FROM json_each(?))"
 _NAMED = "offset IN (SELECT value FROM json_each(?))"
 _COPY = """
-INSERT INTO messages (topic, partition, key, writer, sequence, time_ns, compacted, replaces, value)
-VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)
+INSERT INTO messages (topic, partition, key, writer, sequence, time_ns, compacted, replaces, value, checksum)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, checksum_of(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8))
 """
 _AGAIN = """
 UPDATE messages SET outgoing = 1 WHERE topic = ?1 AND compacted = 1 AND outgoing = 0
@@ -235,10 +235,16 @@ class Spool:
         found = self._db.execute(query, (offset,)).fetchone()
         if found is None:
             return False
-        self._db.execute("UPDATE messages SET value = ? WHERE offset = ?", (value, offset))
+        self.exchange(offset, value)
         update = "UPDATE usage SET bytes = bytes + ?2, outgoing_bytes = outgoing_bytes + ?2 WHERE topic = ?1"
         self._db.execute(update, (topic, len(value) - found[0]))
         return True
+
+    def exchange(self, offset: int, value: bytes, replaces: str = "") -> None:
+        """Give a row another value, within a transaction whose books the caller keeps."""
+        update = """UPDATE messages SET value = ?2, replaces = ?3,
+                    checksum = checksum_of(topic, partition, key, writer, sequence, time_ns, ?3, ?2) WHERE offset = ?1"""
+        self._db.execute(update, (offset, value, replaces))
 
     def checkpoint(self) -> None:
         """Move what is committed from the write-ahead log into the file, and empty the former if nobody reads it now."""

@@ -148,8 +148,8 @@ class Folder:
         books = self._books.copy()
         with spool.writing() as db:
             db.execute("DELETE FROM messages WHERE offset IN (SELECT value FROM json_each(?))", (json.dumps(gone),))
-            update = "UPDATE messages SET value = ?, replaces = ? WHERE offset = ?"
-            db.executemany(update, [(fold.value, fold.replaces, fold.rows[-1].offset) for fold in folds])
+            for fold in folds:
+                spool.exchange(fold.rows[-1].offset, fold.value, fold.replaces)
             db.execute(_LESS, (topic, len(gone), less))
             for fold in folds:
                 self._tell(spool, books, _event(fold, self._time_ns()), sent)

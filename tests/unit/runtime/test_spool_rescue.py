@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from router.contract.codec import decode_notice
 from router.contract.errors import Unavailable
@@ -148,32 +152,100 @@ def test_what_a_killed_rescue_began_is_begun_again(path: Path) -> None:
     assert not path.with_name(path.name + FRESH).exists()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda wal: overwrite(wal, wal.stat().st_size - 3000, 3000),
-        lambda wal: os.truncate(wal, wal.stat().st_size - 1234),
-        lambda wal: wal.write_bytes(wal.read_bytes() + random.Random(1).randbytes(9999)),
-    ],
-    ids=["overwritten", "cut", "garbage behind"],
-)
-def test_a_broken_tail_of_the_write_ahead_log_costs_only_the_tail(
-    tmp_path: Path, damage: Callable[[Path], object]
-) -> None:
+COMMITS = 20
+STEP = 24 + 4096
+"""Of a frame of the write-ahead log."""
+LAST_COMMIT = 16
+"""Frames of one commit at most. When the newest ones are damaged, the books are too."""
+
+
+@pytest.fixture
+def crashed(tmp_path: Path) -> Path:
+    """What a crash leaves: the files as they are while somebody has them open. The values are longer than a page."""
     live = tmp_path / "live" / "log.db"
     live.parent.mkdir()
     with contextlib.closing(Spool.open(live)) as spool:
-        for first in range(0, 200, 10):
-            fill(spool, rows_of(DEMAND, [f"{first + n}:".encode() for n in range(10)], first=first, partition=3))
-        # What a crash leaves: the files as they are while somebody has them open.
-        crashed = tmp_path / "log.db"
+        spool._db.execute("PRAGMA wal_autocheckpoint = 0")
+        for first in range(0, 10 * COMMITS, 10):
+            values = [f"{first + n}:".encode() + b"x" * 700 * (n % 8) for n in range(10)]
+            fill(spool, rows_of(DEMAND, values, first=first, partition=3))
         for part in ("", "-wal"):
-            Path(f"{crashed}{part}").write_bytes(Path(f"{live}{part}").read_bytes())
-    damage(Path(f"{crashed}-wal"))
+            (tmp_path / f"log.db{part}").write_bytes(Path(f"{live}{part}").read_bytes())
+    return tmp_path / "log.db"
+
+
+def wal_of(path: Path) -> Path:
+    return Path(f"{path}-wal")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda wal: os.truncate(wal, wal.stat().st_size - 1234),
+        lambda wal: wal.write_bytes(wal.read_bytes() + random.Random(1).randbytes(9999)),
+        lambda wal: wal.write_bytes(wal.read_bytes()[:-STEP]),
+    ],
+    ids=["cut within the last frame", "garbage behind", "cut before it"],
+)
+def test_a_commit_that_never_came_to_its_end_is_no_damage(crashed: Path, damage: Callable[[Path], object]) -> None:
+    damage(wal_of(crashed))
     assert mend(crashed) is None
     found = contents(crashed)
     assert list(found) == list(range(len(found)))
-    assert len(found) >= 180
+    assert len(found) >= 10 * COMMITS - 10
+
+
+@given(start=st.floats(0, 1), size=st.integers(1, 3 * STEP))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_of_a_damaged_write_ahead_log_everything_else_is_kept_and_the_rest_is_counted(
+    crashed: Path, tmp_path: Path, start: float, size: int
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    path = folder / "log.db"
+    for part in ("", "-wal"):
+        shutil.copyfile(f"{crashed}{part}", f"{path}{part}")
+    length = wal_of(path).stat().st_size
+    at = int(start * (length - size - LAST_COMMIT * STEP))
+    overwrite(wal_of(path), at, size)
+    rescue = mend(path)
+    assert rescue is not None
+    found = contents(path)
+    assert rescue.outgoing == len(found)
+    assert len(found) >= 10 * COMMITS - 40
+    assert rescue.lost == 10 * COMMITS - len(found)
+    assert notice(path).lost == rescue.lost
+    assert mend(path) is None
+
+
+def test_a_write_ahead_log_that_lost_its_head_loses_nothing(crashed: Path) -> None:
+    overwrite(wal_of(crashed), 0, 32)
+    rescue = mend(crashed)
+    assert rescue is not None
+    assert (rescue.outgoing, rescue.lost) == (10 * COMMITS, 0)
+    assert sorted(contents(crashed)) == list(range(10 * COMMITS))
+
+
+def test_when_the_books_went_with_the_last_commit_nobody_says_how_much_is_lost(crashed: Path) -> None:
+    frames = (wal_of(crashed).stat().st_size - 32) // STEP
+    overwrite(wal_of(crashed), 32 + (frames - 12) * STEP, 11 * STEP)
+    rescue = mend(crashed)
+    assert rescue is not None
+    assert rescue.lost == -1
+    assert len(contents(crashed)) >= 10 * COMMITS - 60
+
+
+@pytest.mark.parametrize("mark", [b"1234:", b"7:"], ids=["in a page of the table", "in a page behind it"])
+def test_a_value_that_is_not_what_was_written_is_lost_and_counted(path: Path, mark: bytes) -> None:
+    with contextlib.closing(Spool.open(path)) as spool:
+        fill(spool, rows_of(DEMAND, [b"7:" + b"y" * 9000], first=ROWS, key="long", partition=3))
+    content = path.read_bytes()
+    at = content.index(mark + b"x" * 100) if mark != b"7:" else content.rindex(b"y" * 100)
+    overwrite(path, at + 50, 1)
+    rescue = mend(path)
+    assert rescue is not None
+    assert rescue.fault == "1 messages are not what was written"
+    assert (rescue.outgoing, rescue.lost) == (ROWS + 1, 1)
+    assert mend(path) is None
 
 
 async def test_whoever_opens_a_damaged_spool_first_mends_it(path: Path) -> None:
