@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from router.contract import codec
-from router.contract.events import DEMAND, NOTICES, REQUESTS, Folded, Outcome
+from router.contract.events import DEMAND, NOTICES, REQUESTS, Damaged, Folded, Outcome
 from router.runtime.log.base import Message, ReaderStats
 from router.runtime.log.folding import sequences_in
 from tests.support.log_audit import Audit, Sent, Source
@@ -128,6 +128,7 @@ class Seen:
         """(topic, endpoint) → sequences that came in messages that stand for others, or for their own records."""
         self.disorder: list[str] = []
         self.notices: list[Folded] = []
+        self.damaged: list[Damaged] = []
         self.unreadable: dict[str, int] = defaultdict(int)
         self._tally = Tally()
         self._newest: dict[tuple[str, str, str], int] = {}
@@ -140,9 +141,15 @@ class Seen:
             elif message.topic == DEMAND:
                 self._take_demand(message)
             elif message.topic == NOTICES:
-                self.notices.append(codec.decode_folded(message.value))
+                self._take_notice(codec.decode_notice(message.value))
         except (codec.UnknownSchema, codec.Malformed):
             self.unreadable[message.topic] += 1
+
+    def _take_notice(self, notice: Folded | Damaged) -> None:
+        if isinstance(notice, Folded):
+            self.notices.append(notice)
+        else:
+            self.damaged.append(notice)
 
     def sequences(self, topic: str, partition: int, writer: str) -> set[int]:
         """Those of one writer that were seen, of `requests` or `demand`."""
@@ -224,22 +231,6 @@ def _own_books(seen: Seen) -> list[str]:
     if seen.twice is not None and counted != seen.twice:
         found.append(f"the reader counts {counted} duplicates, there were {seen.twice}")
     return found
-
-
-class Ids:
-    """Which sequences stand in Kafka how often."""
-
-    def __init__(self) -> None:
-        self.twice: Counter[str] = Counter()
-        self._known: dict[tuple[str, int, str], set[int]] = defaultdict(set)
-
-    def take(self, message: Message) -> None:
-        """Enter one message as it stands there."""
-        known = self._known[message.topic, message.partition, message.writer]
-        sequences = {message.sequence}.union(*sequences_in(message.replaces))
-        if again := len(sequences & known):
-            self.twice[message.topic] += again
-        known |= sequences
 
 
 def _of_requests(seen: Seen, one: Written, sent: dict[Source, Sent], *, folded: bool) -> list[str]:

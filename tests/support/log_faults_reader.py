@@ -13,20 +13,38 @@ import base64
 import contextlib
 import pickle
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from router.contract.events import DEMAND, NOTICES, REQUESTS
-from router.runtime.log.base import Reader
+from router.runtime.log.base import Message, Reader
+from router.runtime.log.folding import sequences_in
 from router.runtime.log.kafka_connection import client_options
 from router.runtime.log.kafka_messages import ForeignMessage, message_of
 from router.runtime.log.kafka_url import KafkaUrl, parse
 from router.runtime.log.opening import open_log
-from tests.support.log_faults_account import Ids, Seen
+from tests.support.log_faults_account import Seen
 from tests.support.log_faults_writer import commands
 
 TOPICS = (REQUESTS, DEMAND, NOTICES)
+
+
+class Ids:
+    """Which sequences stand in Kafka how often."""
+
+    def __init__(self) -> None:
+        self.twice: Counter[str] = Counter()
+        self._known: dict[tuple[str, int, str], set[int]] = defaultdict(set)
+
+    def take(self, message: Message) -> None:
+        """Enter one message as it stands there."""
+        known = self._known[message.topic, message.partition, message.writer]
+        sequences = {message.sequence}.union(*sequences_in(message.replaces))
+        if again := len(sequences & known):
+            self.twice[message.topic] += again
+        known |= sequences
 
 
 class Reading:
