@@ -8,7 +8,6 @@ it is read from its beginning, and what this machine had written there is shippe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from router.contract.errors import TidegateError, Unavailable
 from router.contract.events import COMPACTED
 from router.runtime.log.base import Message, Position
 from router.runtime.log.containing import CancelledInside, contained
+from router.runtime.log.kafka_client import stopped
 from router.runtime.log.kafka_messages import ForeignMessage, message_of
 from router.runtime.log.kafka_topic_ids import Vigil
 from router.runtime.log.kafka_topics import ensure_topics
@@ -135,9 +135,7 @@ class Copying:
             vigil = Vigil(consumer._client, self._names, self._settings.check_seconds)
             await self._follow(consumer, vigil, await self._take_place(consumer, vigil))
         finally:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(self._settings.stop_seconds):
-                    await consumer.stop()
+            await stopped(consumer, self._settings.stop_seconds)
 
     async def _take_place(self, consumer: AIOKafkaConsumer, vigil: Vigil) -> dict[TopicPartition, int]:
         """Go where the copy stopped; returns where the topics end now."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -26,6 +25,7 @@ from aiokafka.errors import (
 
 from router.contract.errors import TidegateError, Unavailable
 from router.runtime.log.containing import CancelledInside, contained
+from router.runtime.log.kafka_client import stopped
 from router.runtime.log.kafka_messages import Outgoing, headers_of
 from router.runtime.log.kafka_topics import ensure_topics
 from router.runtime.log.kafka_url import KafkaUrl
@@ -38,8 +38,6 @@ from router.runtime.log.producing_failures import (
     missing_partition,
 )
 from router.runtime.log.spool_link import REFUSED, UNREACHABLE
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,16 +216,7 @@ class Producing:
 
     async def _discard(self, producer: AIOKafkaProducer) -> None:
         _let_go_of_batches(producer)
-        try:
-            async with asyncio.timeout(self._settings.stop_seconds):
-                await producer.stop()
-        except Exception as error:
-            _LOG.debug("a producer did not end by itself: %r", error)
-        try:
-            async with asyncio.timeout(self._settings.stop_seconds):
-                await producer.client.close()
-        except Exception as error:
-            _LOG.debug("a producer's connections did not end by themselves: %r", error)
+        await stopped(producer, self._settings.stop_seconds)
 
 
 def _let_go_of_batches(producer: AIOKafkaProducer) -> None:
