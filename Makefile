@@ -3,17 +3,22 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test lint bench bench-log clean setup lock
+.PHONY: help demo test lint bench bench-log cluster cluster-down clean setup lock
 
 SUMMARY ?=
 JSON ?=
 LOG ?= embedded
 PYTEST ?=
+NODES ?= 1
+KWOK ?= 0
 # A real Apache Kafka comes from Maven Central and runs on Java; what is there already is not installed.
 KAFKA := default-jre-headless:java maven:mvn
+# A real Kubernetes is built from Go modules; its nodes and Tidegate's image need these.
+KUBERNETES := containerd:containerd runc:runc containernetworking-plugins iptables:iptables iproute2:ip openssl:openssl \
+  buildah:buildah debootstrap:debootstrap
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: ## Create .venv with everything at the locked versions
 	@bash deploy/setup-venv.sh
@@ -31,6 +36,7 @@ lint: setup ## Format, lint, layers, types
 test: lint ## Lint, then every test (PYTEST="-k name" narrows)
 	@bash deploy/system-packages.sh curl:curl || true
 	@bash deploy/system-packages.sh $(KAFKA) || true
+	@bash deploy/system-packages.sh $(KUBERNETES) || true
 	@bash deploy/run-tests.sh $(PYTEST)
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
@@ -41,9 +47,18 @@ bench-log: setup ## The log: burst to decision, folding, shipping, a broker that
 	@bash deploy/system-packages.sh $(KAFKA) nginx-light:nginx wrk:wrk
 	@.venv/bin/python -m loadtests.log $(if $(JSON),--json '$(JSON)')
 
+cluster: setup ## A real Kubernetes in the background, to look around in (NODES=1, KWOK=20 make-believe nodes)
+	@bash deploy/system-packages.sh $(KUBERNETES)
+	@.venv/bin/python -m loadtests.kubernetes.cluster up --detach --image --nodes '$(NODES)' --kwok '$(KWOK)'
+
+cluster-down: setup ## End it, without a trace
+	@.venv/bin/python -m loadtests.kubernetes.cluster down
+
 lock: setup ## Pin every dependency anew, with hashes
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url pyproject.toml -o deploy/requirements/runtime.txt
+	  --no-emit-index-url --extra kubernetes pyproject.toml -o deploy/requirements/runtime.txt
+	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url deploy/requirements/inference.in -o deploy/requirements/inference.txt
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --extra test --extra kubernetes --extra bench pyproject.toml \
 	  -o deploy/requirements/dev.txt

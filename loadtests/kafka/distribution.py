@@ -5,24 +5,15 @@ The folder's name holds the hash of the pom, it appears whole or not at all, and
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from router.runtime.processes import end_group, set_parent_death_signal
+from loadtests.made_once import Unmade, made_once, run
 from router.runtime.settings import default_cache
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 VERSION = "4.1.0"
 POM = Path(__file__).with_name("pom.xml")
@@ -74,58 +65,13 @@ def missing() -> str | None:
 
 async def distribution() -> Path:
     """The folder with the broker's jars, fetched when it is not there yet. Raises Unresolved with Maven's words."""
-    home = folder()
-    if home.exists():
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    async with _alone(home.with_name(f".{home.name}.lock")):
-        if not home.exists():
-            await _resolve(home)
-    return home
+    return await made_once(folder(), _resolve, deadline_seconds=RESOLVE_SECONDS)
 
 
-@contextlib.asynccontextmanager
-async def _alone(lock: Path) -> AsyncIterator[None]:
-    """Hold the lock file, which the kernel releases when this process dies."""
-    number = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+async def _resolve(jars: Path) -> None:
+    # Strict checksums: a jar that does not match what the repository says of it is an error.
+    command = ["mvn", "-q", "-B", "-C", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
     try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            while not _locked(number):  # noqa: ASYNC110 -- nothing tells when another process lets go of a lock
-                await asyncio.sleep(0.1)
-        yield
-    finally:
-        os.close(number)
-
-
-def _locked(number: int) -> bool:
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
-
-
-async def _resolve(home: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as scratch:
-        jars = Path(scratch) / "jars"
-        # Strict checksums: a jar that does not match what the repository says of it is an error.
-        command = ["mvn", "-q", "-B", "-C", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
-        parent = os.getpid()
-
-        def leave() -> None:
-            os.setpgid(0, 0)  # here, because uvloop knows no process_group
-            set_parent_death_signal(signal.SIGKILL, parent)
-
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=scratch, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            preexec_fn=leave,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(RESOLVE_SECONDS):
-                said, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                await end_group(process.pid, 1)
-                await process.wait()
-        if process.returncode != 0:
-            raise Unresolved(f"mvn could not fetch Kafka {VERSION}:\n{said.decode(errors='replace')[-4000:]}")
-        jars.rename(home)
+        await run(*command, folder=jars.parent, nice=False)
+    except Unmade as error:
+        raise Unresolved(f"mvn could not fetch Kafka {VERSION}: {error}") from None

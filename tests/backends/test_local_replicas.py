@@ -213,7 +213,11 @@ async def test_the_logs_of_ended_replicas_stay_readable_and_only_the_newest(rig:
         await backend.apply(plan(wish(rig.document, 1, remove=frozenset({one.id}))))
         seen = await until(backend, lambda o, old=one.id: ready(1)(o) and old not in ids(o))  # type: ignore[misc]
         (one,) = seen.replicas
-    named = {line.split()[0] for line in (await backend.logs(*TARGET, 100)).splitlines()}
+    named: set[str] = set()
+    async with asyncio.timeout(60):  # being ready does not wait for what was said to be written
+        while one.id not in named:
+            await asyncio.sleep(0.02)
+            named = {line.split()[0] for line in (await backend.logs(*TARGET, 100)).splitlines()}
     assert named == {*gone[1:], one.id}
     assert not list((rig.data.replicas / "ended").rglob("replica.json"))  # it holds the environment's secrets
     await backend.close(end_replicas=True)

@@ -56,8 +56,9 @@ def test_brokers_are_told_to_answer_under_the_name_that_roles_use() -> None:
 
 def test_images_are_pinned_and_named_without_a_registry() -> None:
     images = {service["image"] for service in SERVICES.values()} | set(
-        re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+        re.findall(r"^ARG BASE=(\S+)", DOCKERFILE, re.MULTILINE)
     )
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${BASE}"}
     for image in images:
         assert re.fullmatch(r"([a-z]+/)?[a-z]+:\d+\.\d+\.\d+[a-z-]*", image), image
 
@@ -112,10 +113,26 @@ def test_declared_volumes_are_the_ones_in_use() -> None:
 
 
 def test_the_image_holds_locked_packages_only_and_does_not_run_as_root() -> None:
-    installs = re.findall(r"bin/pip install (.*?)(?:\\\n|$)", DOCKERFILE, re.MULTILINE)
-    assert len(installs) == 3
+    installs = re.findall(r"bin/pip (?:--python \S+ )?install ((?:[^\n]|\\\n)*?)(?: && |\n(?! ))", DOCKERFILE)
+    assert len(installs) == 4
     assert all("--require-hashes" in one or "--no-index" in one for one in installs)
-    assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1] == "tidegate"
+    user = re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1]
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", user), "by number, so that it can be seen without looking into the image"
+    assert f"--gid {user.partition(':')[2]}" in DOCKERFILE
+    assert f"--uid {user.partition(':')[0]}" in DOCKERFILE
+
+
+def test_what_serves_scoring_scripts_has_an_environment_and_a_lock_of_its_own() -> None:
+    lock = (ROOT / "deploy/requirements/inference.txt").read_text()
+    assert re.search(r"^azureml-inference-server-http==", lock, re.MULTILINE)
+    assert "-r deploy/requirements/inference.txt" in DOCKERFILE
+    assert "COPY --from=build /opt/inference /opt/inference" in DOCKERFILE
+
+
+def test_what_changes_seldom_comes_first_in_the_image() -> None:
+    last = DOCKERFILE.rpartition("FROM ${BASE}")[2]
+    copied = re.findall(r"^COPY (?:--from=build )?(\S+)", last, re.MULTILINE)
+    assert copied == ["/opt/inference", "/opt/tidegate", "deploy/answers.py", "/tidegate"]
 
 
 def test_all_that_the_build_backend_needs_is_taken_from_the_lock() -> None:
