@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from router.compute import add_backend_arguments
 from router.contract.errors import TidegateError
 from router.runtime.settings import (
     AutoscalerSettings,
@@ -35,6 +36,7 @@ from router.runtime.settings import (
 if TYPE_CHECKING:
     import asyncio  # the command line's own start must not pay for it
 
+    from autoscaler.backends.base import Backend
     from router.runtime.log.base import Log
     from router.supervision import Role
 
@@ -122,18 +124,22 @@ def _autoscalers(flags: argparse.Namespace, data: DataLayout) -> tuple[str, ...]
 async def _autoscaler(
     flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady
 ) -> None:
-    from autoscaler.backends.local import LocalBackend
     from autoscaler.control.service import run
+    from router.compute import backends
     from router.runtime.credentials import for_listening
 
+    made = backends(flags, data)
     settings = AutoscalerSettings(
         data, flags.cache, scoring_url=flags.gateway_url, listen=flags.listen, credentials=for_listening(flags.listen)
     )
-    backend = LocalBackend(data, flags.cache)
-    try:
-        await run(settings, {"local": backend}, log, stopping.stop, ready)
-    finally:
-        await backend.close(end_replicas=stopping.for_good)
+    async with contextlib.AsyncExitStack() as ends:
+        for backend in made.values():
+            ends.push_async_callback(_let_go, backend, stopping)
+        await run(settings, made, log, stopping.stop, ready, default_backend=next(iter(made)))
+
+
+async def _let_go(backend: Backend, stopping: Stopping) -> None:
+    await backend.close(end_replicas=stopping.for_good)
 
 
 _RUN = {"control": _control, "autoscaler": _autoscaler, "mirror": _mirror, "gateway": _gateway}
@@ -165,6 +171,7 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
             "autoscaler of the same data folder)",
         )
     if role == "autoscaler":
+        add_backend_arguments(parser)
         cache = default_cache()
         parser.add_argument("--cache", type=Path, default=cache, help="built environments (default: %(default)s)")
         parser.add_argument(
@@ -313,6 +320,8 @@ class TreeSettings:
     workers: int
     domain: str = "localhost"
     drain_seconds: float = 30.0
+    compute: tuple[str, ...] = ()
+    """The autoscaler's words about backends."""
 
 
 def tree(settings: TreeSettings) -> list[Role]:
@@ -325,8 +334,8 @@ def tree(settings: TreeSettings) -> list[Role]:
     logs = settings.data.root / "logs"
     kafka = _on_kafka(settings.log)
 
-    def role(name: str, kind: str, stage: int, grace_seconds: float, flags: Mapping[str, object]) -> Role:
-        own = [f"--{flag}={value}" for flag, value in flags.items()]
+    def role(name: str, kind: str, stage: int, grace_seconds: float, flags: Mapping[str, object], *words: str) -> Role:
+        own = [*(f"--{flag}={value}" for flag, value in flags.items()), *words]
         shared = [f"--data={settings.data.root}", f"--log={settings.log}", "--no-shipper"]
         return Role(
             name,
@@ -345,7 +354,7 @@ def tree(settings: TreeSettings) -> list[Role]:
     control = {"host": settings.control_host, "port": settings.control_port, "gateway-url": settings.gateway_url}
     scaler = {"cache": settings.cache, "gateway-url": settings.gateway_url}
     return [
-        role("autoscaler", "autoscaler", 3, 60, scaler),
+        role("autoscaler", "autoscaler", 3, 60, scaler, *settings.compute),
         *(
             role(f"gateway {index}", "gateway", 1, settings.drain_seconds + 5, {**listen, **drain, "worker": index})
             for index in range(settings.workers)

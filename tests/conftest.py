@@ -11,8 +11,21 @@ from hypothesis import settings
 
 # Fixtures are found in conftest files only.
 from tests.support.kafka_broker import kafka_broker, kafka_here, own_broker, prefix
+from tests.support.kubernetes_cluster import (
+    api_cluster,
+    cluster,
+    cluster_here,
+    namespace,
+    node_here,
+    own_cluster,
+    own_control_plane,
+    tidegate_image,
+)
 
-__all__ = ["kafka_broker", "kafka_here", "own_broker", "prefix"]
+__all__ = [
+    "api_cluster", "cluster", "cluster_here", "kafka_broker", "kafka_here", "namespace", "node_here", "own_broker",
+    "own_cluster", "own_control_plane", "prefix", "tidegate_image",
+]  # fmt: skip
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None)

@@ -32,6 +32,10 @@ class DeploymentPlan:
     """Replicas of `template` that should exist, those named in `remove` not counted."""
     remove: frozenset[str] = frozenset()
     """Ids of replicas to end now: drained, or of no more use. An id that is gone already is no error."""
+    account: Mapping[str, str] = field(default_factory=dict)
+    """The endpoint's `properties` about the account that its replicas act as: those that begin with `serviceaccount`."""
+    gone: bool = False
+    """The deployment does not belong here (any more): once its last replica has ended, nothing of it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Observation:
 
     replicas: tuple[ObservedReplica, ...] = ()
     conditions: Mapping[Target, Condition] = field(default_factory=dict)
+    blind: str = ""
+    """Why nothing could be seen so far, as a sentence; the rest is empty then and says nothing about what runs."""
 
 
 class Backend(Protocol):

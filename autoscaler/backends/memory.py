@@ -92,6 +92,8 @@ class MemoryBackend:
             for one in wish.remove:
                 self._end(one)
             self._fill(target)
+            if wish.gone and not any((one.endpoint, one.deployment) == target for one in world.replicas.values()):
+                del world.wishes[target]
         if before != world.replicas:
             await self._announce()
 

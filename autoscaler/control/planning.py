@@ -262,6 +262,9 @@ class Planner:
             if target in self._fleet.unreadable and target not in self._fleet.sizings:
                 deployments[name] = self._refused(target, last.deployments.get(name) if last else None)
                 continue
+            if self._sightings.blind(self.home(target)):
+                deployments[name] = self._unseen(target, last.deployments.get(name) if last else None)
+                continue
             made = self._step(target, listeners, version, now_ns)
             self._wish(target, made, drafts)
             self.drains[target] = dict(made.drains)
@@ -334,10 +337,15 @@ class Planner:
             document = self._fleet.revisions[target[0]].deployments[target[1]]
             self._wishes.know(target, document, sizing.template)
         home, generation = self.home(target), self._territory.generation(target[0])
+        account = self._account(target[0])
         for backend in self._backends:
             there = {one.id for one in self._sightings.of(backend, target).replicas}
-            if backend == home or there or self._wishes.sent(backend, target):
-                plan = self._wishes.plan(target, made.count if backend == home else 0, made.remove & there)
+            gone = sizing is None or backend != home
+            if self._sightings.blind(backend):
+                continue
+            if backend == home or there or sizing is None or self._wishes.sent(backend, target):
+                count = made.count if backend == home else 0
+                plan = self._wishes.plan(target, count, made.remove & there, account=account, gone=gone)
                 self._wishes.tell(backend, generation, plan, drafts)
 
     def _amended(self, target: Target, told: DeploymentReplicas) -> DeploymentReplicas:
@@ -350,6 +358,19 @@ class Planner:
         if target in self._fleet.unreadable:
             return replace(told, phase=Phase.FAILED, reason="BadArgument", message=self._fleet.unreadable[target])
         return told
+
+    def _account(self, endpoint: str) -> dict[str, str]:
+        """What the endpoint says about the account that its replicas act as."""
+        revision = self._fleet.revisions.get(endpoint)
+        properties = (revision.document.get("properties") or {}) if revision is not None else {}
+        return {str(name): str(value) for name, value in properties.items() if str(name).startswith("serviceaccount")}
+
+    def _unseen(self, target: Target, last: DeploymentReplicas | None) -> DeploymentReplicas:
+        """Its backend cannot say what runs: routing stays as it is, and nothing is told to anybody."""
+        revision = self._fleet.revisions.get(target[0])
+        told = last or DeploymentReplicas(self._fleet.desired(target), revision.revision if revision else 0)
+        home = self.home(target)
+        return replace(told, message=f"backend '{home}' cannot say what runs there: {self._sightings.blind(home)}")
 
     def _refused(self, target: Target, last: DeploymentReplicas | None) -> DeploymentReplicas:
         """A document that cannot be read changes nothing about what runs."""

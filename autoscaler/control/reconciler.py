@@ -129,7 +129,10 @@ class Reconciler:
 
     def take_observation(self, backend: str, observation: Observation) -> None:
         """All that `backend` runs now."""
+        blind = self._sightings.blind(backend)
         self.planner.dirty |= self._sightings.take(backend, observation)
+        if blind != observation.blind:
+            self.planner.dirty |= set(self.fleet.revisions)
         self._recount = True
 
     # whose the endpoints are -----------------------------------------------------------------------------------

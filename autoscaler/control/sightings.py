@@ -25,9 +25,15 @@ class Sightings:
         self._shown: dict[str, dict[Target, Sighting]] = {}
         self._running: dict[str, dict[str, set[str]]] = {}
         """Backend → endpoint → deployments that have replicas there."""
+        self._blind: dict[str, str] = {}
+        """Backend → why it cannot say what runs there."""
 
     def take(self, backend: str, observation: Observation) -> set[str]:
         """All that `backend` runs now; returns the endpoints for which that is news."""
+        if observation.blind:
+            self._blind[backend] = observation.blind
+            return set()
+        self._blind.pop(backend, None)
         shown: dict[Target, Sighting] = {}
         running: dict[str, set[str]] = {}
         for one in observation.replicas:
@@ -38,6 +44,10 @@ class Sightings:
         before = self._shown.get(backend, {})
         self._shown[backend], self._running[backend] = shown, running
         return {target[0] for target in {*shown, *before} if shown.get(target) != before.get(target)}
+
+    def blind(self, backend: str) -> str:
+        """Why nothing is known about what `backend` runs; empty when it can be seen."""
+        return self._blind.get(backend, "")
 
     def of(self, backend: str, target: Target) -> Sighting:
         """`target` on `backend`; `NOTHING` when it is not there."""

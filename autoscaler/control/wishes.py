@@ -42,9 +42,18 @@ class Wishes:
         """The last one of `target`; empty when there was none."""
         return self._known.get(target, ({}, ""))[0]
 
-    def plan(self, target: Target, count: int, remove: Collection[str]) -> DeploymentPlan:
+    def plan(
+        self,
+        target: Target,
+        count: int,
+        remove: Collection[str],
+        *,
+        account: Mapping[str, str] | None = None,
+        gone: bool = False,
+    ) -> DeploymentPlan:
         """A wish for what `target` is known to be."""
-        return DeploymentPlan(*target, *self._known.get(target, ({}, "")), count, frozenset(remove))
+        known = self._known.get(target, ({}, ""))
+        return DeploymentPlan(*target, *known, count, frozenset(remove), account=account or {}, gone=gone)
 
     def tell(self, backend: str, generation: int, plan: DeploymentPlan, drafts: Drafts) -> None:
         """Put `plan` into `drafts`, unless `backend` knows it from the same generation."""

@@ -5,6 +5,7 @@ One `up` per data folder, and its ports are known to be free before any process 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -19,6 +20,7 @@ from typing import Any
 
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
+from router.compute import passed_on
 from router.contract.errors import TidegateError, Unavailable
 from router.runtime import vitals
 from router.runtime.log.kafka_url import KafkaUrl
@@ -72,9 +74,17 @@ def up(session: Session) -> int:
                 workers=flags.workers,
                 domain=flags.domain,
                 drain_seconds=flags.drain_seconds,
+                compute=compute_words(flags, control_port),
             )
             asyncio.run(Up(session, settings).run())
     return 0
+
+
+def compute_words(flags: argparse.Namespace, control_port: int) -> tuple[str, ...]:
+    """What the autoscaler is told about backends: pods find this control plane unless another is named."""
+    if "kubernetes" in (flags.backend or ()) and not flags.kubernetes_control_url:
+        flags.kubernetes_control_url = url_of(flags.control_host, control_port)
+    return passed_on(flags)
 
 
 def prepare(data: DataLayout) -> None:

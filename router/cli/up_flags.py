@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from router.app import default_data
+from router.compute import add_backend_arguments
 from router.runtime.settings import default_cache
 
 
@@ -62,3 +63,4 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     add("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too (default: %(default)s)")
     add("--cache", type=Path, default=cache, metavar="DIR", help="built environments (default: %(default)s)")
     add("--drain-seconds", type=float, default=30.0, metavar="S", help="longest wait for open exchanges at the end")
+    add_backend_arguments(parser)

@@ -75,6 +75,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
     ),
     Route("HEAD", "/v1/assets/{sha256}", observation.head_asset, {200: Body(), 404: Body()}),
+    Route("GET", "/v1/assets/{sha256}", observation.get_asset, {200: Body(media="application/x-tar")}),
     Route(
         "PUT",
         "/v1/assets/{sha256}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -57,6 +58,21 @@ async def head_asset(request: web.Request) -> web.Response:
     """Whether the asset is there."""
     there = request.app[PLANE].assets.exists(Reference(_sha256(request), ""))
     return web.Response(status=200 if there else 404)
+
+
+async def get_asset(request: web.Request) -> web.StreamResponse:
+    """The asset as a tar archive."""
+    sha256 = _sha256(request)
+    pieces = request.app[PLANE].assets.stream(sha256)
+    if pieces is None:
+        raise NotFound(f"there is no asset {sha256}")
+    response = web.StreamResponse(headers={"Content-Type": "application/x-tar", "Cache-Control": "no-store"})
+    await response.prepare(request)  # in chunks: a reader sees an archive that was cut off
+    with contextlib.suppress(ConnectionResetError):
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await response.write(piece)
+        await response.write_eof()
+    return response
 
 
 async def put_asset(request: web.Request) -> web.Response:

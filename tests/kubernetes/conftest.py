@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from loadtests.kubernetes import image
 from loadtests.kubernetes.cluster import programs
-
-# Fixtures are found in conftest files only.
-from tests.support.kubernetes_cluster import (
-    api_cluster,
-    cluster,
-    cluster_here,
-    namespace,
-    node_here,
-    own_cluster,
-    own_control_plane,
-    tidegate_image,
-)
-
-__all__ = [
-    "api_cluster",
-    "cluster",
-    "cluster_here",
-    "namespace",
-    "node_here",
-    "own_cluster",
-    "own_control_plane",
-    "tidegate_image",
-]
+from loadtests.kubernetes.cluster.cluster import Cluster
+from tests.support.kubernetes_rig import KubernetesRig
 
 _HERE = Path(__file__).parent
 
@@ -42,3 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.timeout(programs.BUILD_SECONDS))
+
+
+@pytest.fixture
+async def rig(cluster: Cluster, namespace: str, tidegate_image: str, tmp_path: Path) -> AsyncIterator[KubernetesRig]:
+    """The Kubernetes backend in a namespace of the test's own, on a real node."""
+    made = KubernetesRig(cluster, namespace, tidegate_image, tmp_path)
+    yield made
+    await made.clean()

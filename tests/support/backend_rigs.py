@@ -61,9 +61,10 @@ def wish(
     template: str = "t1",
     remove: frozenset[str] = frozenset(),
     target: tuple[str, str] = TARGET,
+    gone: bool = False,
 ) -> DeploymentPlan:
     """One deployment's plan."""
-    return DeploymentPlan(*target, document, template, count, remove)
+    return DeploymentPlan(*target, document, template, count, remove, gone=gone)
 
 
 def plan(*wishes: DeploymentPlan, generation: int = 1) -> Plan:
@@ -100,6 +101,10 @@ class MemoryRig:
         self.document: Mapping[str, Any] = {}
         self.broken: Mapping[str, Any] = {}
 
+    def may_be(self, host: str) -> bool:
+        """Whether a replica may have this address."""
+        return host == "127.0.0.1"
+
     def backend(self) -> MemoryBackend:
         """A backend over the same world."""
         return MemoryBackend(world=self.world)
@@ -128,6 +133,10 @@ class LocalRig:
         self.document: Mapping[str, Any] = command_document()
         self.broken: Mapping[str, Any] = command_document("--fail")
         self._made: list[LocalBackend] = []
+
+    def may_be(self, host: str) -> bool:
+        """Whether a replica may have this address."""
+        return host == "127.0.0.1"
 
     def backend(self, rules: Rules = RULES) -> LocalBackend:
         """A backend over the same data folder."""

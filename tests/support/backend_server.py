@@ -1,4 +1,4 @@
-"""A small model server for tests, standard library only: `backend_server.py PORT [--fail] [--lines N] [--children]`."""
+"""A small model server for tests, standard library only: `backend_server.py PORT [--host H] [--fail] [--lines N] …`."""
 
 import os
 import signal
@@ -14,6 +14,8 @@ class Handler(BaseHTTPRequestHandler):
         status, body = 200, "ok"
         if self.path == "/pid":
             body = str(os.getpid())
+        elif self.path == "/die":
+            os._exit(9)
         elif self.path == "/sick":
             Handler.healthy = False
         elif self.path == "/well":
@@ -44,11 +46,15 @@ def main() -> None:
         time.sleep(3600)
     if "--deaf" in words:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "--eat" in words:
+        eaten = bytearray(int(words[words.index("--eat") + 1]) << 20)
+        eaten[::4096] = bytes([1]) * len(eaten[::4096])
     if "--lines" in words:
         for number in range(int(words[words.index("--lines") + 1])):
             os.write(1, b"line %d %s\n" % (number, b"x" * 80))
     os.write(1, b"listening\n")
-    ThreadingHTTPServer(("127.0.0.1", int(words[0])), Handler).serve_forever()
+    host = words[words.index("--host") + 1] if "--host" in words else "127.0.0.1"
+    ThreadingHTTPServer((host, int(words[0])), Handler).serve_forever()
 
 
 if __name__ == "__main__":

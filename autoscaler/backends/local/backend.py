@@ -161,7 +161,7 @@ class LocalBackend:
         while True:
             self._wake.clear()
             now = time.monotonic()
-            waits = [self._step(target, wish, now) for target, wish in self._wishes.items()]
+            waits = [self._step(target, wish, now) for target, wish in list(self._wishes.items())]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min((w for w in waits if w is not None), default=None)):
                     await self._wake.wait()
@@ -176,6 +176,9 @@ class LocalBackend:
 
     def _reconcile(self, target: Target, wish: DeploymentPlan, now: float) -> float | None:
         """One step for one deployment; returns the seconds after which to look again, None for the next change."""
+        if wish.gone:
+            self._forget(target)
+            return None
         preparation = self._prepared(target, wish)
         missing = wish.count - len(self._of(target, wish))
         if preparation.launch is None:
@@ -191,6 +194,18 @@ class LocalBackend:
         for _ in range(missing):
             self._spawn(wish, preparation)
         return None
+
+    def _forget(self, target: Target) -> None:
+        """Nothing is prepared or started any more for a deployment that is gone; its wish goes with its last replica."""
+        preparation = self._preparations.pop(target, None)
+        if preparation is not None and preparation.task is not None:
+            preparation.task.cancel()
+        replicas = self._replicas.values()
+        if not any((one.record.endpoint, one.record.deployment) == target for one in replicas):
+            self._losses.pop(target, None)
+            if self._wishes.pop(target, None) is not None:
+                self._changed.set()
+                self._changed = asyncio.Event()
 
     def _of(self, target: Target, wish: DeploymentPlan) -> list[Replica]:
         """The replicas that count for a wish."""

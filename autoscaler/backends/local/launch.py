@@ -84,8 +84,8 @@ def asset_path(assets: Path, reference: str, name: str) -> Path:
 
 def needs(document: Mapping[str, Any], assets: Path) -> Needs:
     """What `document` needs. Raises `Unlaunchable`."""
-    environment = _section(document, "environment")
-    command, script = _command(document), _script(document)
+    environment = section(document, "environment")
+    command, script = command_of(document), script_of(document)
     if not command and script is None:
         raise Unlaunchable("BadArgument", _nothing_to_run(environment))
     conda = environment.get("conda_file")
@@ -99,7 +99,7 @@ def needs(document: Mapping[str, Any], assets: Path) -> Needs:
         paths["code_configuration.code"] = code
     if code is not None and script is not None and not command:
         paths["code_configuration.scoring_script"] = code / script
-    model = _section(document, "model").get("path")
+    model = section(document, "model").get("path")
     if model is not None:
         paths["model.path"] = asset_path(assets, str(model), "model.path")
     return Needs(conda_file, server=not command, paths=paths)
@@ -117,7 +117,8 @@ def _nothing_to_run(environment: Mapping[str, Any]) -> str:
     )
 
 
-def _section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One section of `document`, empty where there is none. Raises `Unlaunchable` for a registered name."""
     value = document.get(name)
     if isinstance(value, str):
         message = f"{name}: {value} is a registered name, and nothing is registered here; write the {name} inline"
@@ -125,11 +126,13 @@ def _section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value or {}
 
 
-def _command(document: Mapping[str, Any]) -> tuple[str, ...]:
+def command_of(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The server's command line, where the document gives one."""
     return tuple(str(word) for word in (document.get("tidegate") or {}).get("command") or ())
 
 
-def _script(document: Mapping[str, Any]) -> str | None:
+def script_of(document: Mapping[str, Any]) -> str | None:
+    """The scoring script, as a path in the code folder. Raises `Unlaunchable` for one that is outside of it."""
     script = (document.get("code_configuration") or {}).get("scoring_script")
     if script is not None and (PurePosixPath(script).is_absolute() or ".." in PurePosixPath(script).parts):
         raise Unlaunchable("BadArgument", f"code_configuration.scoring_script: {script!r} must lie in the code folder")
@@ -146,7 +149,7 @@ def model_folder(document: Mapping[str, Any], assets: Path) -> Path | None:
     """What AZUREML_MODEL_DIR names. As in Azure the model's file or folder keeps its name *inside* it: the uploaded
     root for `asset:<sha256>`, the parent for `asset:<sha256>/model.pkl`.
     """
-    path = _section(document, "model").get("path")
+    path = section(document, "model").get("path")
     if path is None:
         return None
     found = asset_path(assets, str(path), "model.path")
@@ -165,7 +168,7 @@ def plan_launch(document: Mapping[str, Any], assets: Path, environment: Path, in
     if code is not None:
         env["AML_APP_ROOT"] = str(code)
     wanted = {str(name): str(value) for name, value in (document.get("environment_variables") or {}).items()}
-    command, script = _command(document), _script(document)
+    command, script = command_of(document), script_of(document)
     cwd = "" if code is None else str(code)
     if command:
         return Launch(command, env | wanted, cwd, listening_socket=False, probes=probes(document))
@@ -181,7 +184,7 @@ def plan_launch(document: Mapping[str, Any], assets: Path, environment: Path, in
 
 def probes(document: Mapping[str, Any]) -> Probes:
     """Routes and probes of `document`. Ports of `inference_config` are the image's own; here there is only one."""
-    config = _section(document, "environment").get("inference_config") or {}
+    config = section(document, "environment").get("inference_config") or {}
     paths = {side: (config.get(f"{side}_route") or {}).get("path", "/") for side in ("readiness", "liveness")}
     startup = document.get("startup_probe")
     return Probes(

@@ -63,7 +63,7 @@ class Preparation:
 
     async def _prepare(self) -> Launch:
         wanted = needs(self.document, self.assets)
-        requirements = await asyncio.to_thread(_read_requirements, wanted)
+        requirements = await asyncio.to_thread(read_requirements, wanted)
         environment, self.warnings = await self.store.ensure(requirements, self._progress)
         return plan_launch(self.document, self.assets, environment, os.environ)
 
@@ -79,7 +79,8 @@ class Preparation:
         self.on_change()
 
 
-def _read_requirements(wanted: Needs) -> Requirements:
+def read_requirements(wanted: Needs) -> Requirements:
+    """What an environment needs, from the files themselves. Raises `Unlaunchable` or `NotAnEnvironment`."""
     for name, path in wanted.paths.items():
         if not path.exists():
             raise Unlaunchable("ResourceNotFound", f"{name}: {path.name!r} is not among the uploaded files")

@@ -1,0 +1,132 @@
+"""Which kinds of compute an autoscaler drives: the flags that say so, and the backends made from them. Wiring only.
+
+A backend's own code, and the libraries it stands on, are imported only where it is wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router.contract.errors import TidegateError
+from router.runtime.settings import DataLayout
+
+if TYPE_CHECKING:
+    from autoscaler.backends.base import Backend
+    from autoscaler.backends.kubernetes.settings import KubernetesSettings
+
+BACKENDS = ("local", "kubernetes")
+
+# flag → how argparse reads it; every one is optional, and its default stands in the backend's own settings
+_KUBERNETES: dict[str, dict[str, Any]] = {
+    "kubeconfig": {
+        "metavar": "FILE",
+        "help": "how to reach the cluster (default: $KUBECONFIG, else ~/.kube/config, else the pod's own account)",
+    },
+    "kubernetes-context": {"metavar": "NAME", "help": "context of the kubeconfig (default: its current one)"},
+    "kubernetes-namespace": {"metavar": "NAME", "help": "where replicas run (default: the context's namespace)"},
+    "kubernetes-image": {"metavar": "IMAGE", "help": "Tidegate's own image, which serves code deployments"},
+    "kubernetes-pull-policy": {
+        "choices": ("Always", "IfNotPresent", "Never"),
+        "help": "when nodes pull Tidegate's image (default: IfNotPresent)",
+    },
+    "kubernetes-pull-secret": {
+        "metavar": "NAME",
+        "action": "append",
+        "help": "Secret of the namespace with a registry's credentials; may be repeated",
+    },
+    "kubernetes-control-url": {
+        "metavar": "URL",
+        "help": "where pods find the control plane, to fetch uploaded files (default: http://tidegate-control:8081)",
+    },
+    "kubernetes-instance-types": {
+        "metavar": "FILE",
+        "type": Path,
+        "help": "YAML with InstanceType documents, besides those that the cluster has",
+    },
+    "kubernetes-allow-root": {"action": "store_true", "help": "let users' own images run as root"},
+    "kubernetes-cache-claim": {
+        "metavar": "NAME",
+        "help": "PersistentVolumeClaim in which all pods share built environments (default: each builds its own)",
+    },
+}
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags, for `tidegate autoscaler` and for `tidegate up`."""
+    parser.add_argument(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="where replicas run; may be repeated: managed deployments run on the first, Kubernetes deployments on "
+        "`kubernetes` where it is named (default: local)",
+    )
+    group = parser.add_argument_group("with --backend kubernetes")
+    for flag, options in _KUBERNETES.items():
+        group.add_argument(f"--{flag}", **options)
+
+
+def chosen(flags: argparse.Namespace) -> tuple[str, ...]:
+    """Names of the backends, the default one first."""
+    return tuple(dict.fromkeys(flags.backend or ("local",)))
+
+
+def passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
+    """The words that give another process the same flags."""
+    return (*(f"--backend={name}" for name in flags.backend or ()), *_words(flags))
+
+
+def _words(flags: argparse.Namespace) -> Iterator[str]:
+    for flag in _KUBERNETES:
+        value = getattr(flags, flag.replace("-", "_"))
+        if value is True:
+            yield f"--{flag}"
+        elif value:
+            yield from (f"--{flag}={one}" for one in (value if isinstance(value, list) else [value]))
+
+
+def backends(flags: argparse.Namespace, data: DataLayout) -> Mapping[str, Backend]:
+    """The backends, not started yet. Raises `TidegateError` where a library is missing."""
+    made: dict[str, Backend] = {}
+    for name in chosen(flags):
+        made[name] = _local(flags, data) if name == "local" else _kubernetes(flags)
+    return made
+
+
+def _local(flags: argparse.Namespace, data: DataLayout) -> Backend:
+    from autoscaler.backends.local import LocalBackend
+
+    return LocalBackend(data, flags.cache)
+
+
+def _kubernetes(flags: argparse.Namespace) -> Backend:
+    try:
+        from autoscaler.backends.kubernetes.backend import KubernetesBackend
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("kubernetes_asyncio"):
+            raise
+        raise TidegateError("--backend kubernetes needs more packages: pip install 'tidegate[kubernetes]'") from None
+    return KubernetesBackend(kubernetes_settings(flags))
+
+
+def kubernetes_settings(flags: argparse.Namespace) -> KubernetesSettings:
+    """What the flags say; what they do not say is as in the settings' own defaults."""
+    from autoscaler.backends.kubernetes.settings import KubernetesSettings, PodRules
+    from router.runtime.kubernetes import ClusterSettings
+
+    pods: dict[str, Any] = {
+        "image": flags.kubernetes_image,
+        "pull_policy": flags.kubernetes_pull_policy,
+        "pull_secrets": tuple(flags.kubernetes_pull_secret or ()),
+        "control_url": flags.kubernetes_control_url,
+        "allow_root": flags.kubernetes_allow_root,
+        "cache_claim": flags.kubernetes_cache_claim,
+    }
+    return KubernetesSettings(
+        cluster=ClusterSettings(kubeconfig=flags.kubeconfig, context=flags.kubernetes_context),
+        namespace=flags.kubernetes_namespace,
+        pods=PodRules(**{name: value for name, value in pods.items() if value}),
+        instance_types=flags.kubernetes_instance_types,
+    )

@@ -1,0 +1,189 @@
+"""The Kubernetes backend's hand on single pods: exactly the named ones go, what others do is seen, few writes do it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from autoscaler.backends.kubernetes import names
+from router.contract.events import Phase, ReplicaState
+from tests.support.backend_rigs import TARGET, fetch, ids, plan, ready, until, wish
+from tests.support.kubernetes_rig import KubernetesRig, server_document, writes
+
+DEPLOYMENTS = "apps/v1/deployments"
+NAME = names.deployment_name(*TARGET, "t1")
+
+
+def probed(image: str, *arguments: str, **more: Any) -> dict[str, Any]:
+    """The test server with a health route that can be made to fail."""
+    document = server_document(image, *arguments, **more)
+    route = {"path": "/health", "port": 5001}
+    alive = {"path": "/", "port": 5001}
+    routes = {"liveness_route": alive, "readiness_route": route, "scoring_route": alive}
+    return {**document, "environment": {"image": image, "inference_config": routes}}
+
+
+async def test_one_more_replica_is_one_write_and_one_less_is_two(rig: KubernetesRig) -> None:
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 1)))
+    await until(backend, ready(1))
+    before = writes(backend)
+    await backend.apply(plan(wish(rig.document, 2)))
+    seen = await until(backend, ready(2))
+    out = writes(backend)
+    assert out - before == {"patch deployments": 1}
+    await backend.apply(plan(wish(rig.document, 1, remove=frozenset({min(ids(seen))}))))
+    await until(backend, ready(1))
+    assert writes(backend) - out == {"patch pods": 1, "patch deployments": 1}
+
+
+async def test_from_zero_is_one_write(rig: KubernetesRig) -> None:
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 0)))
+    await rig.cluster.api.until(rig.path(DEPLOYMENTS), NAME, lambda one: one["spec"]["replicas"] == 0)
+    await until(backend, lambda o: o.conditions[TARGET].phase is Phase.READY)
+    before = writes(backend)
+    await backend.apply(plan(wish(rig.document, 1)))
+    await until(backend, ready(1))
+    assert sum((writes(backend) - before).values()) <= 2  # the budget may still have been on its way
+
+
+async def test_exactly_the_named_ones_of_many_go(rig: KubernetesRig) -> None:
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 5)))
+    five = sorted(ids(await until(backend, ready(5))))
+    victims = frozenset(five[1::2])
+    await backend.apply(plan(wish(rig.document, 3, remove=victims)))
+    assert ids(await until(backend, ready(3))) == set(five) - victims
+
+
+async def test_a_sibling_that_is_not_ready_does_not_go_instead(rig: KubernetesRig) -> None:
+    document = probed(rig.image)
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(document, 3)))
+    seen = await until(backend, ready(3))
+    sick, victim, _ = sorted(seen.replicas, key=lambda one: one.id)
+    await fetch(sick, "/sick")
+    await until(backend, lambda o: ReplicaState.UNREADY in {one.state for one in o.replicas})
+    await backend.apply(plan(wish(document, 2, remove=frozenset({victim.id}))))
+    await until(backend, lambda o: victim.id not in ids(o) and len(ids(o)) == 2)
+    await fetch(sick, "/well")
+    assert ids(await until(backend, ready(2))) == ids(seen) - {victim.id}
+
+
+async def test_a_replica_that_fails_its_probe_is_unready_and_comes_back(rig: KubernetesRig) -> None:
+    document = probed(rig.image)
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(document, 1)))
+    (one,) = (await until(backend, ready(1))).replicas
+    await fetch(one, "/sick")
+    seen = await until(backend, lambda o: o.replicas[0].state is ReplicaState.UNREADY)
+    assert seen.replicas[0].restarts == 0
+    await fetch(one, "/well")
+    assert ids(await until(backend, ready(1))) == {one.id}
+
+
+async def test_a_pod_that_somebody_deletes_is_out_of_sight_at_once_and_replaced(rig: KubernetesRig) -> None:
+    document = {**rig.document, "tidegate": {**rig.document["tidegate"], "drain_seconds": 30}}
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(document, 2)))
+    two = ids(await until(backend, ready(2)))
+    gone = min(two)
+    await rig.cluster.api.delete(rig.path("pods", gone))
+    assert gone not in ids(await until(backend, lambda o: gone not in ids(o), 10))
+    pods = {one["metadata"]["name"]: one for one in await rig.list("pods")}
+    assert "deletionTimestamp" in pods[gone]["metadata"]  # it still ends, with all the time it was given
+    assert pods[gone]["spec"]["terminationGracePeriodSeconds"] == 31
+    assert len(ids(await until(backend, ready(2))) & two) == 1
+
+
+async def test_a_deployment_that_somebody_deletes_is_made_again(rig: KubernetesRig) -> None:
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 1)))
+    one = ids(await until(backend, ready(1)))
+    await rig.cluster.api.delete(rig.path(DEPLOYMENTS, NAME))
+    assert one.isdisjoint(ids(await until(backend, lambda o: ready(1)(o) and one.isdisjoint(ids(o)))))
+
+
+async def test_foreign_changes_to_what_is_ours_are_put_back_and_others_left_alone(rig: KubernetesRig) -> None:
+    backend, api, path = rig.backend(), rig.cluster.api, rig.path(DEPLOYMENTS)
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 2)))
+    two = ids(await until(backend, ready(2)))
+    await api.patch(f"{path}/{NAME}", {"metadata": {"annotations": {"somebody": "else"}, "labels": {"team": "blue"}}})
+    await api.patch(f"{path}/{NAME}", {"spec": {"replicas": 1, "progressDeadlineSeconds": 77}})
+    back = await api.until(path, NAME, lambda one: one["spec"]["replicas"] == 2)
+    assert back["spec"]["progressDeadlineSeconds"] == 77
+    assert back["metadata"]["annotations"]["somebody"] == "else"
+    assert back["metadata"]["labels"]["team"] == "blue"
+    assert len(ids(await until(backend, ready(2))) & two) >= 1
+    grace = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 999}}}}
+    await api.patch(f"{path}/{NAME}", grace)
+    spec = "terminationGracePeriodSeconds"
+    await api.until(path, NAME, lambda one: one["spec"]["template"]["spec"][spec] != 999)
+    await api.patch(f"{path}/{NAME}", {"metadata": {"labels": {names.TEMPLATE: None}}})
+    await api.until(path, NAME, lambda one: one["metadata"]["labels"].get(names.TEMPLATE) == "t1")
+    await until(backend, ready(2))
+
+
+async def test_a_change_of_the_template_leaves_one_deployment(rig: KubernetesRig) -> None:
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 1)))
+    old = ids(await until(backend, ready(1)))
+    await backend.apply(plan(wish(rig.document, 1, template="t2")))
+    await until(backend, lambda o: ready(1)(o) and ready(1, "t2")(o))
+    assert len(await rig.list(DEPLOYMENTS)) == 2
+    await backend.apply(plan(wish(rig.document, 1, template="t2", remove=frozenset(old))))
+    await until(backend, lambda o: ready(0)(o) and ready(1, "t2")(o))
+    async with asyncio.timeout(60):
+        while [one["metadata"]["labels"][names.TEMPLATE] for one in await rig.list(DEPLOYMENTS)] != ["t2"]:
+            await asyncio.sleep(0.1)
+
+
+async def test_what_is_gone_leaves_nothing_in_the_cluster(rig: KubernetesRig) -> None:
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(rig.document, 1), wish(rig.document, 1, target=("shop", "green"), template="g")))
+    seen = await until(backend, lambda o: ready(1)(o) and ready(1, "g")(o))
+    await backend.apply(plan(wish(rig.document, 0, remove=frozenset(ids(seen)), gone=True)))
+    await until(backend, lambda o: TARGET not in o.conditions)
+    assert len(await rig.list("policy/v1/poddisruptionbudgets")) == 1  # green's
+    await backend.apply(
+        plan(wish(rig.document, 0, remove=frozenset(ids(seen)), target=("shop", "green"), template="g", gone=True))
+    )
+    await until(backend, lambda o: not o.conditions)
+    for resource in (DEPLOYMENTS, "policy/v1/poddisruptionbudgets"):
+        assert await rig.list(resource) == []
+    assert [one["metadata"]["name"] for one in await rig.list("serviceaccounts")] == ["default"]
+
+
+async def test_of_two_owners_the_newer_one_acts_and_the_older_one_finds_out(rig: KubernetesRig) -> None:
+    older, newer = rig.backend(), rig.backend()
+    await older.start()
+    await older.apply(plan(wish(rig.document, 1), generation=1))
+    one = ids(await until(older, ready(1)))
+    await newer.start()
+    await newer.apply(plan(wish(rig.document, 2), generation=2))
+    two = ids(await until(newer, ready(2)))
+    assert one < two
+    before = writes(older)
+    await rig.cluster.api.until(
+        rig.path(DEPLOYMENTS), NAME, lambda d: d["metadata"]["annotations"][names.GENERATION] == "2"
+    )
+    with pytest.raises(Exception, match="after 2 took over"):
+        async with asyncio.timeout(30):  # as soon as its watch has told it
+            while True:
+                await older.apply(plan(wish(rig.document, 1, remove=frozenset(one)), generation=1))
+                await asyncio.sleep(0.05)
+    assert ids(await until(newer, ready(2))) == two
+    assert not (writes(older) - before)["delete pods"]
