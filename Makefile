@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test lint bench bench-log cluster cluster-down clean setup lock
+.PHONY: help demo test lint bench bench-log cluster cluster-down clean setup lock crds
 
 SUMMARY ?=
 JSON ?=
@@ -53,6 +53,9 @@ cluster: setup ## A real Kubernetes in the background, to look around in (NODES=
 
 cluster-down: setup ## End it, without a trace
 	@.venv/bin/python -m loadtests.kubernetes.cluster down
+
+crds: setup ## Make deploy/kubernetes/crds from the contract
+	@.venv/bin/python -m router.control.resources.crds deploy/kubernetes/crds
 
 lock: setup ## Pin every dependency anew, with hashes
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \

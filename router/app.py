@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.compute import add_backend_arguments
+from router.compute import add_backend_arguments, add_object_arguments, object_settings
 from router.contract.errors import TidegateError
 from router.runtime.settings import (
     AutoscalerSettings,
@@ -82,7 +82,9 @@ _HOME = Path(__file__).resolve().parents[1]
 async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
     from router.control.service import run
 
-    settings = ControlSettings(data, host=flags.host, port=flags.port, gateway_url=flags.gateway_url)
+    settings = ControlSettings(
+        data, host=flags.host, port=flags.port, gateway_url=flags.gateway_url, objects=object_settings(flags)
+    )
     await run(settings, log, stopping.stop, ready)
 
 
@@ -170,6 +172,8 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
             "with token and certificates in TIDEGATE_DEMAND_*; may be repeated; 'none' for nobody (default: the "
             "autoscaler of the same data folder)",
         )
+    if role == "control":
+        add_object_arguments(parser, alone=True)
     if role == "autoscaler":
         add_backend_arguments(parser)
         cache = default_cache()
@@ -322,6 +326,8 @@ class TreeSettings:
     drain_seconds: float = 30.0
     compute: tuple[str, ...] = ()
     """The autoscaler's words about backends."""
+    objects: tuple[str, ...] = ()
+    """The control plane's words about objects in Kubernetes."""
 
 
 def tree(settings: TreeSettings) -> list[Role]:
@@ -360,7 +366,7 @@ def tree(settings: TreeSettings) -> list[Role]:
             for index in range(settings.workers)
         ),
         role("mirror", "mirror", 2, 10, {}),
-        role("control", "control", 4, 10, control),
+        role("control", "control", 4, 10, control, *settings.objects),
         *([_shipper_role(settings.data, settings.log, logs / "shipper.log", stage=5)] if kafka else []),
     ]
 

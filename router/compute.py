@@ -1,4 +1,5 @@
-"""Which kinds of compute an autoscaler drives: the flags that say so, and the backends made from them. Wiring only.
+"""Which kinds of compute an autoscaler drives, and which objects a control plane follows: the flags that say so, and what
+is made from them. Wiring only.
 
 A backend's own code, and the libraries it stands on, are imported only where it is wanted.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.contract.errors import TidegateError
-from router.runtime.settings import DataLayout
+from router.runtime.settings import DataLayout, ObjectSettings
 
 if TYPE_CHECKING:
     from autoscaler.backends.base import Backend
@@ -66,6 +67,42 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --backend kubernetes")
     for flag, options in _KUBERNETES.items():
         group.add_argument(f"--{flag}", **options)
+
+
+_CLUSTER = ("kubeconfig", "kubernetes-context", "kubernetes-namespace")
+
+
+def add_object_arguments(parser: argparse.ArgumentParser, *, alone: bool) -> None:
+    """The flags of objects, for `tidegate control` (`alone`) and for `tidegate up`, which has those of the cluster already."""
+    group = parser.add_argument_group("objects in Kubernetes")
+    group.add_argument(
+        "--kubernetes-objects",
+        action="store_true",
+        help="follow OnlineEndpoint and OnlineDeployment objects: what is applied with kubectl is deployed, what is "
+        "changed elsewhere is written back (see docs/kubernetes.md)",
+    )
+    for flag in _CLUSTER if alone else ():
+        group.add_argument(f"--{flag}", **_KUBERNETES[flag] | _OBJECTS.get(flag, {}))
+
+
+_OBJECTS: dict[str, dict[str, Any]] = {
+    "kubernetes-namespace": {"help": "where the objects are (default: the context's namespace)"}
+}
+
+
+def object_settings(flags: argparse.Namespace) -> ObjectSettings | None:
+    """Which objects a control plane follows; None for none."""
+    if not flags.kubernetes_objects:
+        return None
+    return ObjectSettings(flags.kubeconfig, flags.kubernetes_context, flags.kubernetes_namespace)
+
+
+def objects_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
+    """The words that give a control plane the same flags of objects."""
+    if not flags.kubernetes_objects:
+        return ()
+    named = {flag: getattr(flags, flag.replace("-", "_")) for flag in _CLUSTER}
+    return ("--kubernetes-objects", *(f"--{flag}={value}" for flag, value in named.items() if value))
 
 
 def chosen(flags: argparse.Namespace) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def uploaded(session: Session, draft: Draft) -> Draft:
     files = find_files(draft)
     document = thaw(draft.document)
     for name, path in files.items():
-        asset = _send(session, path, named=name in ("model", "model.path"))
+        asset = send(session, path, named=name in ("model", "model.path"))
         node = document
         *above, last = name.split(".")
         for key in above:
@@ -152,7 +152,8 @@ def uploaded(session: Session, draft: Draft) -> Draft:
     return draft.changed(document)
 
 
-def _send(session: Session, path: Path, *, named: bool) -> Asset:
+def send(session: Session, path: Path, *, named: bool) -> Asset:
+    """Upload a file or folder, unless it is there already; with `named`, a folder keeps its name in the asset."""
     asset = pack(path, named=named)
     with progress(f"upload {path.name}", session.detail, quiet=session.quiet) as shown:
         done = 0

@@ -178,6 +178,16 @@ def _deployment_group(parsers: Parsers) -> None:
             parser.add_argument("--container", "-c", metavar="NAME", help="accepted, without effect")
 
 
+def _asset_group(parsers: Parsers) -> None:
+    text = "files that documents and Kubernetes objects name as asset:<sha256>"
+    group = Group(parsers, "asset", text, "router.cli.uploads")
+    upload = group.add("upload", "Upload a file or folder, and print what to write where it is to be used.")
+    upload.add_argument("path", metavar="PATH", help="the file or folder")
+    upload.add_argument(
+        "--model", action="store_true", help="a model's folder: it keeps its name inside AZUREML_MODEL_DIR, as in Azure"
+    )
+
+
 def _machine(parsers: Parsers) -> None:
     from router.cli.up_flags import add_up_arguments
 
@@ -223,6 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
     _endpoint_group(parsers)
     _deployment_group(parsers)
+    _asset_group(parsers)
     _machine(parsers)
     for role in ROLES:
         text = f"run one {role} process alone (`up` runs all of them)"

@@ -20,7 +20,7 @@ from typing import Any
 
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
-from router.compute import passed_on
+from router.compute import objects_passed_on, passed_on
 from router.contract.errors import TidegateError, Unavailable
 from router.runtime import vitals
 from router.runtime.log.kafka_url import KafkaUrl
@@ -75,6 +75,7 @@ def up(session: Session) -> int:
                 domain=flags.domain,
                 drain_seconds=flags.drain_seconds,
                 compute=compute_words(flags, control_port),
+                objects=objects_passed_on(flags),
             )
             asyncio.run(Up(session, settings).run())
     return 0

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from router.app import default_data
-from router.compute import add_backend_arguments
+from router.compute import add_backend_arguments, add_object_arguments
 from router.runtime.settings import default_cache
 
 
@@ -64,3 +64,4 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=Path, default=cache, metavar="DIR", help="built environments (default: %(default)s)")
     add("--drain-seconds", type=float, default=30.0, metavar="S", help="longest wait for open exchanges at the end")
     add_backend_arguments(parser)
+    add_object_arguments(parser, alone=False)

@@ -15,7 +15,7 @@ from router.contract.errors import InvalidSpec, Problem
 from router.contract.frozen import freeze, thaw
 from router.contract.ineffective import ineffective
 from router.contract.local_files import LocalFile, local_files, missing_files
-from router.contract.reading import WRONG, Key, Report, choice, mapping, record, text
+from router.contract.reading import WRONG, Key, Record, Report, choice, mapping, text
 from router.contract.rules import NAME_PATTERN
 from router.contract.specs import (
     KUBERNETES_ONLY,
@@ -60,7 +60,7 @@ def endpoint_from_document(
     """
     report = Report(file, lines)
     _refuse_read_only(report, document)
-    spec: EndpointSpec = record(EndpointSpec, ENDPOINT_KEYS)(report, "", document)
+    spec: EndpointSpec = Record(EndpointSpec, ENDPOINT_KEYS)(report, "", document)
     if isinstance(document, Mapping):
         schema = document.get("$schema")
         by_schema = kind_of_schema(schema) if isinstance(schema, str) else None
@@ -97,7 +97,7 @@ def deployment_from_document(
         values.setdefault("scale_settings", _default_scale(kind, "instance_count" in values))
         return DeploymentSpec(**{**values, "kind": kind})
 
-    spec: DeploymentSpec = record(build, keys)(report, "", document)
+    spec: DeploymentSpec = Record(build, keys)(report, "", document)
     if kind is Kind.KUBERNETES:
         _refuse_foreign(report, document, MANAGED_DEPLOYMENT_KEYS, MANAGED_ONLY)
     else:

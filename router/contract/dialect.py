@@ -24,8 +24,13 @@ from router.contract.parts import (
 )
 from router.contract.reading import (
     WRONG,
+    Between,
     Key,
+    Likened,
+    ListOf,
+    MapOf,
     Reader,
+    Record,
     Report,
     boolean,
     choice,
@@ -33,11 +38,8 @@ from router.contract.reading import (
     integer,
     join,
     label,
-    list_of,
-    map_of,
     mapping,
     number,
-    record,
     scalar,
     text,
 )
@@ -45,7 +47,8 @@ from router.contract.rules import name_rule
 from router.contract.scaling import DefaultScale, TargetUtilization
 from router.contract.specs import AuthMode, Kind
 
-TEXTS = map_of(scalar)
+TEXTS = MapOf(scalar)
+SCALE_TYPE = choice("default", "target_utilization")
 SWITCH = choice("enabled", "disabled")
 DESCRIBED = {"description": Key(text), "tags": Key(TEXTS), "properties": Key(TEXTS)}
 
@@ -57,19 +60,15 @@ def _shares(most: int, otherwise: str) -> Reader:
         broken = name_rule(path.rpartition(".")[2], path)
         if broken is not None:
             return report.add(path, broken.message, broken.value)
-        value = integer(report, path, found)
-        if value is not WRONG and not 0 <= value <= most:
-            return report.add(path, f"a whole number from 0 to {most}{otherwise}", found)
-        return value
+        return share(report, path, found)
 
-    return map_of(percent)
+    share = Between(integer, 0, most, f"a whole number from 0 to {most}{otherwise}")
+    return MapOf(Likened(percent, (share,)))
 
 
 def _resource_id(report: Report, path: str, found: Any) -> Any:
     """An identity: its resource id, or a map with `resource_id`."""
-    if isinstance(found, Mapping):
-        return record(lambda resource_id: resource_id, {"resource_id": Key(filled, stand_in="-")})(report, path, found)
-    return filled(report, path, found)
+    return RESOURCE_ID(report, path, found) if isinstance(found, Mapping) else filled(report, path, found)
 
 
 def _model(report: Report, path: str, found: Any) -> Any:
@@ -109,19 +108,19 @@ def _scale(default: str) -> Reader:
     def read(report: Report, path: str, found: Any) -> Any:
         if mapping(report, path, found) is WRONG:
             return WRONG
-        kind = choice("default", "target_utilization")(report, join(path, "type"), found.get("type", default))
+        kind = SCALE_TYPE(report, join(path, "type"), found.get("type", default))
         if kind is WRONG:
             return WRONG
         rest = {name: value for name, value in found.items() if name != "type"}
         if kind == "target_utilization":
-            return record(TargetUtilization, TARGET_UTILIZATION)(report, path, rest)
+            return Record(TargetUtilization, TARGET_UTILIZATION)(report, path, rest)
         for name in TARGET_UTILIZATION:
             if name in rest:
                 report.add(join(path, name), "only with `type: target_utilization`", rest[name])
-        fixed = record(DefaultScale, {})(report, path, rest)
+        fixed = Record(DefaultScale, {})(report, path, rest)
         return WRONG if rest else fixed
 
-    return read
+    return Likened(read, (Record(TargetUtilization, {"type": Key(SCALE_TYPE), **TARGET_UTILIZATION}),))
 
 
 def _collector(report: Report, path: str, found: Any) -> Any:
@@ -136,13 +135,6 @@ def _switched(report: Report, path: str, found: Any) -> Any:
     return boolean(report, path, found)
 
 
-def _fraction(report: Report, path: str, found: Any) -> Any:
-    value = number(report, path, found)
-    if value is not WRONG and not 0 <= value <= 1:
-        return report.add(path, "a number from 0 to 1", found)
-    return value
-
-
 def _data(report: Report, path: str, found: Any) -> Any:
     return filled(report, path, found) if isinstance(found, str) else DATA(report, path, found)
 
@@ -151,27 +143,28 @@ def _collection_data(**values: Any) -> dict[str, Any]:
     return values
 
 
-ROUTE = record(Route, {"path": Key(text, stand_in="/"), "port": Key(integer, stand_in=1)})
+RESOURCE_ID = Record(lambda resource_id: resource_id, {"resource_id": Key(filled, stand_in="-")})
+ROUTE = Record(Route, {"path": Key(text, stand_in="/"), "port": Key(integer, stand_in=1)})
 _ANY_ROUTE = Route("/", 1)
-ROUTES = record(
+ROUTES = Record(
     InferenceConfig,
     {name: Key(ROUTE, stand_in=_ANY_ROUTE) for name in ("liveness_route", "readiness_route", "scoring_route")},
 )
-BUILD = record(Build, {"path": Key(filled, stand_in="."), "dockerfile_path": Key(filled)})
-ENVIRONMENT = record(
+BUILD = Record(Build, {"path": Key(filled, stand_in="."), "dockerfile_path": Key(filled)})
+ENVIRONMENT = Record(
     Environment,
     {
         "name": Key(filled),
         "version": Key(label),
         "image": Key(filled),
-        "conda_file": Key(_conda_file),
+        "conda_file": Key(Likened(_conda_file, (filled,))),
         "build": Key(BUILD),
         "inference_config": Key(ROUTES),
         "os_type": Key(choice("linux", "windows")),
         **DESCRIBED,
     },
 )
-MODEL = record(
+MODEL = Record(
     Model,
     {
         "name": Key(filled),
@@ -182,10 +175,10 @@ MODEL = record(
         **DESCRIBED,
     },
 )
-CODE = record(
+CODE = Record(
     CodeConfiguration, {"code": Key(filled, stand_in="."), "scoring_script": Key(filled, stand_in="score.py")}
 )
-PROBE = record(
+PROBE = Record(
     Probe,
     {
         "initial_delay": Key(number),
@@ -195,7 +188,7 @@ PROBE = record(
         "failure_threshold": Key(integer),
     },
 )
-REQUEST_SETTINGS = record(
+REQUEST_SETTINGS = Record(
     RequestSettings,
     {
         "request_timeout_ms": Key(integer),
@@ -209,35 +202,42 @@ TARGET_UTILIZATION = {
     "target_utilization_percentage": Key(integer),
     "polling_interval": Key(number),
 }
-AMOUNTS = map_of(scalar)
-RESOURCES = record(Resources, {"requests": Key(AMOUNTS), "limits": Key(AMOUNTS)})
-IDENTITY = record(
+AMOUNTS = MapOf(scalar)
+RESOURCES = Record(Resources, {"requests": Key(AMOUNTS), "limits": Key(AMOUNTS)})
+IDENTITY = Record(
     Identity,
     {
         "type": Key(choice("system_assigned", "user_assigned")),
-        "user_assigned_identities": Key(list_of(_resource_id)),
+        "user_assigned_identities": Key(ListOf(Likened(_resource_id, (filled, RESOURCE_ID)))),
     },
 )
-DATA = record(_collection_data, {"name": Key(filled), "path": Key(filled), "version": Key(label)})
-COLLECTION = record(_collection_data, {"enabled": Key(_switched), "data": Key(_data), "client_id": Key(filled)})
-COLLECTOR = record(
+DATA = Record(_collection_data, {"name": Key(filled), "path": Key(filled), "version": Key(label)})
+COLLECTION = Record(
     _collection_data,
     {
-        "sampling_rate": Key(_fraction),
-        "rolling_rate": Key(choice("minute", "hour", "day", "month", "year")),
-        "collections": Key(map_of(COLLECTION)),
-        "request_logging": Key(record(_collection_data, {"capture_headers": Key(list_of(filled))})),
+        "enabled": Key(Likened(_switched, (boolean, text))),
+        "data": Key(Likened(_data, (filled, DATA))),
+        "client_id": Key(filled),
     },
 )
-MIRROR = record(MirrorTarget, {"deployment": Key(filled, stand_in="stand-in"), "fraction": Key(number, stand_in=1.0)})
-STICKINESS = record(
+COLLECTOR = Record(
+    _collection_data,
+    {
+        "sampling_rate": Key(Between(number, 0, 1, "a number from 0 to 1")),
+        "rolling_rate": Key(choice("minute", "hour", "day", "month", "year")),
+        "collections": Key(MapOf(COLLECTION)),
+        "request_logging": Key(Record(_collection_data, {"capture_headers": Key(ListOf(filled))})),
+    },
+)
+MIRROR = Record(MirrorTarget, {"deployment": Key(filled, stand_in="stand-in"), "fraction": Key(number, stand_in=1.0)})
+STICKINESS = Record(
     Stickiness, {"by": Key(choice("header", "cookie", "client"), stand_in="client"), "name": Key(filled)}
 )
-ENDPOINT_EXTRAS = record(
-    EndpointExtras, {"mirror": Key(list_of(MIRROR)), "stickiness": Key(STICKINESS), "hosts": Key(list_of(filled))}
+ENDPOINT_EXTRAS = Record(
+    EndpointExtras, {"mirror": Key(ListOf(MIRROR)), "stickiness": Key(STICKINESS), "hosts": Key(ListOf(filled))}
 )
-SLO = record(Slo, {"latency_ms": Key(number, stand_in=1000.0), "percentile": Key(number)})
-DEPLOYMENT_EXTRAS = record(
+SLO = Record(Slo, {"latency_ms": Key(number, stand_in=1000.0), "percentile": Key(number)})
+DEPLOYMENT_EXTRAS = Record(
     DeploymentExtras,
     {
         "backend": Key(choice("local", "ray", "kubernetes", "memory")),
@@ -245,7 +245,7 @@ DEPLOYMENT_EXTRAS = record(
         "max_instances": Key(integer),
         "idle_seconds": Key(number),
         "slo": Key(SLO),
-        "command": Key(list_of(text)),
+        "command": Key(ListOf(text)),
         "model_errors": Key(choice("map", "pass")),
         "drain_seconds": Key(number),
     },
@@ -261,7 +261,7 @@ ENDPOINT_KEYS = {
     "$schema": Key(text, "schema"),
     "name": Key(text, stand_in="stand-in"),
     **DESCRIBED,
-    "auth_mode": Key(_auth_mode),
+    "auth_mode": Key(Likened(_auth_mode, (choice(*AuthMode),))),
     "compute": Key(filled),
     "identity": Key(IDENTITY),
     "traffic": Key(_shares(100, "")),
@@ -276,10 +276,10 @@ DEPLOYMENT_KEYS = {
     "endpoint_name": Key(text, stand_in="stand-in"),
     "type": Key(choice(*Kind), "kind"),
     **DESCRIBED,
-    "model": Key(_model),
+    "model": Key(Likened(_model, (filled, MODEL))),
     "model_mount_path": Key(filled),
     "code_configuration": Key(CODE),
-    "environment": Key(_environment),
+    "environment": Key(Likened(_environment, (filled, ENVIRONMENT))),
     "environment_variables": Key(TEXTS),
     "instance_type": Key(filled),
     "instance_count": Key(integer),
@@ -289,7 +289,7 @@ DEPLOYMENT_KEYS = {
     "liveness_probe": Key(PROBE),
     "readiness_probe": Key(PROBE),
     "startup_probe": Key(PROBE),
-    "data_collector": Key(_collector),
+    "data_collector": Key(Likened(_collector, (COLLECTOR,))),
     "egress_public_network_access": Key(SWITCH),
     "resources": Key(RESOURCES),
     "tidegate": Key(DEPLOYMENT_EXTRAS, "extras"),

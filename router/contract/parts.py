@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,23 +11,22 @@ from typing import Any
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
 from router.contract.quantities import quantity
-from router.contract.rules import freeze_fields, name_rule, range_rule, refuse, rule
+from router.contract.rules import NAME, Pattern, field_rules, freeze_fields, matching, ranged, refuse, rule
+
+_ROUTE = Pattern(re.compile("/[!-~]*"), "a path that starts with / and has no blanks")
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorTarget:
     """A share of the live requests that is copied to one deployment."""
 
-    deployment: str
-    fraction: float
+    deployment: str = matching(NAME)
+    fraction: float = ranged(0, 1, open_low=True)
     """0 < fraction <= 1 of the live requests."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "deployment", self.deployment.lower())
-        refuse(
-            name_rule(self.deployment, "deployment"),
-            rule(0 < self.fraction <= 1, "fraction", "a number above 0 and at most 1", self.fraction),
-        )
+        refuse(*field_rules(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,11 @@ class CodeConfiguration:
 class Route:
     """One HTTP route of a model server."""
 
-    path: str
-    port: int
+    path: str = matching(_ROUTE)
+    port: int = ranged(1, 65535)
 
     def __post_init__(self) -> None:
-        clean = self.path.startswith("/") and self.path.isascii() and self.path.isprintable() and " " not in self.path
-        refuse(
-            rule(clean, "path", "a path that starts with / and has no blanks", self.path),
-            range_rule("port", self.port, 1, 65535),
-        )
+        refuse(*field_rules(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,38 +192,27 @@ class Model:
 class RequestSettings:
     """Azure's defaults. The gateway enforces all three on both backends."""
 
-    request_timeout_ms: int = 5000
+    request_timeout_ms: int = ranged(1, 300_000, 5000)
     """Up to Azure's larger maximum (Kubernetes, 300 s) on both backends."""
-    max_concurrent_requests_per_instance: int = 1
-    max_queue_wait_ms: int = 500
+    max_concurrent_requests_per_instance: int = ranged(1, 100_000, 1)
+    max_queue_wait_ms: int = ranged(0, 300_000, 500)
 
     def __post_init__(self) -> None:
-        concurrent = self.max_concurrent_requests_per_instance
-        refuse(
-            range_rule("request_timeout_ms", self.request_timeout_ms, 1, 300_000),
-            range_rule("max_concurrent_requests_per_instance", concurrent, 1, 100_000),
-            range_rule("max_queue_wait_ms", self.max_queue_wait_ms, 0, 300_000),
-        )
+        refuse(*field_rules(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Azure's defaults; seconds."""
 
-    initial_delay: float = 10
-    period: float = 10
-    timeout: float = 2
-    success_threshold: int = 1
-    failure_threshold: int = 30
+    initial_delay: float = ranged(0, 86_400, 10)
+    period: float = ranged(0.05, 86_400, 10)
+    timeout: float = ranged(0.05, 86_400, 2)
+    success_threshold: int = ranged(1, 1000, 1)
+    failure_threshold: int = ranged(1, 100_000, 30)
 
     def __post_init__(self) -> None:
-        refuse(
-            range_rule("initial_delay", self.initial_delay, 0, 86_400),
-            range_rule("period", self.period, 0.05, 86_400),
-            range_rule("timeout", self.timeout, 0.05, 86_400),
-            range_rule("success_threshold", self.success_threshold, 1, 1000),
-            range_rule("failure_threshold", self.failure_threshold, 1, 100_000),
-        )
+        refuse(*field_rules(self))
 
 
 GPU = "nvidia.com/gpu"
@@ -263,15 +248,11 @@ class Resources:
 class Slo:
     """What the deployment promises; the autoscaler's yardstick."""
 
-    latency_ms: float
-    percentile: float = 99
+    latency_ms: float = ranged(0.1, 3_600_000)
+    percentile: float = ranged(0, 100, 99, open_low=True, open_high=True)
 
     def __post_init__(self) -> None:
-        allowed = "a number above 0 and below 100"
-        refuse(
-            range_rule("latency_ms", self.latency_ms, 0.1, 3_600_000),
-            rule(0 < self.percentile < 100, "percentile", allowed, self.percentile),
-        )
+        refuse(*field_rules(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,31 +261,27 @@ class DeploymentExtras:
 
     backend: str | None = None
     """`local`, `ray` or `kubernetes`; by default the kind of the document decides."""
-    min_instances: int | None = None
+    min_instances: int | None = ranged(0, 100_000, None)
     """Overrides the lower bound of the scale settings; 0 allows scale to zero."""
-    max_instances: int | None = None
-    idle_seconds: float = 300
+    max_instances: int | None = ranged(1, 100_000, None)
+    idle_seconds: float = ranged(0.1, 30 * 86_400, 300)
     """Without a request for this long, a deployment that may go to zero goes to zero."""
     slo: Slo | None = None
     command: tuple[str, ...] = ()
     """Command line of a custom deployment on compute without images. `{port}` stands for the port to listen on."""
     model_errors: str = "map"
     """`map`: a model's own error answers 424 with the real code in a header, as Azure does; `pass`: it is passed on."""
-    drain_seconds: float = 300
+    drain_seconds: float = ranged(0, 86_400, 300)
     """Longest wait for a replica's last request before it is removed all the same."""
 
     def __post_init__(self) -> None:
         freeze_fields(self)
-        low, high = self.min_instances, self.max_instances
         backends = (None, "local", "ray", "kubernetes", "memory")
         refuse(
             rule(self.backend in backends, "backend", "one of local, ray, kubernetes", self.backend),
-            None if low is None else range_rule("min_instances", low, 0, 100_000),
-            None if high is None else range_rule("max_instances", high, 1, 100_000),
-            range_rule("idle_seconds", self.idle_seconds, 0.1, 30 * 86_400),
             rule("" not in self.command[:1], "command.0", "the program to run"),
             rule(self.model_errors in ("map", "pass"), "model_errors", "one of map, pass", self.model_errors),
-            range_rule("drain_seconds", self.drain_seconds, 0, 86_400),
+            *field_rules(self),
         )
 
 

@@ -1,6 +1,7 @@
 """Reading one plain tree against tables of keys: every problem is collected, none stops the reading.
 
-A *reader* takes (report, path, found) and returns the value; it reports what is wrong and then returns `WRONG`.
+A *reader* takes (report, path, found) and returns the value; it reports what is wrong and then returns `WRONG`. What is
+made of other readers (`Record`, `MapOf`, …) shows them, so that a schema can be made from the same tables.
 """
 
 from __future__ import annotations
@@ -80,21 +81,36 @@ def join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def record(build: Callable[..., Any], keys: Mapping[str, Key]) -> Reader:
+@dataclass(frozen=True, slots=True)
+class Record:
     """Reader of a section with a fixed set of keys; `build` gets those that are there and may raise `InvalidSpec`."""
 
-    def read(report: Report, path: str, found: Any) -> Any:
+    build: Callable[..., Any]
+    keys: Mapping[str, Key]
+
+    def __call__(self, report: Report, path: str, found: Any) -> Any:
+        """Read `found`."""
         before = len(report.problems)
-        values = read_keys(report, path, found, keys)
+        values = read_keys(report, path, found, self.keys)
         if values is WRONG:
             return WRONG
         try:
-            built = build(**values)
+            built = self.build(**values)
         except InvalidSpec as error:
             report.adopt(path, error.problems)
         return WRONG if len(report.problems) > before else built
 
-    return read
+
+@dataclass(frozen=True, slots=True)
+class Likened:
+    """A reader with rules of its own that takes no other kinds of values than `like` do."""
+
+    read: Reader
+    like: tuple[Reader, ...]
+
+    def __call__(self, report: Report, path: str, found: Any) -> Any:
+        """Read `found`."""
+        return self.read(report, path, found)
 
 
 def read_keys(report: Report, path: str, found: Any, keys: Mapping[str, Key]) -> Any:
@@ -187,19 +203,42 @@ def boolean(report: Report, path: str, found: Any) -> Any:
     return report.add(path, f"true or false{_if_null(found)}", found, hint)
 
 
-def choice(*options: str) -> Reader:
+@dataclass(frozen=True, slots=True)
+class Choice:
     """One of `options`. Case and underscores do not matter, as in Azure's own client (`SystemAssigned`)."""
-    options = tuple(str(option) for option in options)
-    folded = {option.replace("_", "").lower(): option for option in options}
 
-    def read(report: Report, path: str, found: Any) -> Any:
-        option = folded.get(found.replace("_", "").lower()) if isinstance(found, str) else None
-        if option is not None:
-            return option
-        near = nearest(found, options) if isinstance(found, str) else None
-        return report.add(path, f"one of {', '.join(options)}{_if_null(found)}", found, near)
+    options: tuple[str, ...]
 
-    return read
+    def __call__(self, report: Report, path: str, found: Any) -> Any:
+        """Read `found`."""
+        if isinstance(found, str):
+            for option in self.options:
+                if _folded(option) == _folded(found):
+                    return option
+        near = nearest(found, self.options) if isinstance(found, str) else None
+        return report.add(path, f"one of {', '.join(self.options)}{_if_null(found)}", found, near)
+
+
+def choice(*options: str) -> Choice:
+    """Reader of one of `options`."""
+    return Choice(tuple(str(option) for option in options))
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A number that `read` reads, from `low` to `high`."""
+
+    read: Reader
+    low: int
+    high: int
+    allowed: str
+
+    def __call__(self, report: Report, path: str, found: Any) -> Any:
+        """Read `found`."""
+        value = self.read(report, path, found)
+        if value is not WRONG and not self.low <= value <= self.high:
+            return report.add(path, self.allowed, found)
+        return value
 
 
 # collections ------------------------------------------------------------------------------------------------------
@@ -213,28 +252,36 @@ def mapping(report: Report, path: str, found: Any) -> Any:
     return report.add(path, "a map whose keys are strings", odd[0]) if odd else found
 
 
-def map_of(read_value: Reader) -> Reader:
-    """A map with any keys whose values `read_value` reads."""
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """A map with any keys whose values `value` reads."""
 
-    def read(report: Report, path: str, found: Any) -> Any:
+    value: Reader
+
+    def __call__(self, report: Report, path: str, found: Any) -> Any:
+        """Read `found`."""
         if mapping(report, path, found) is WRONG:
             return WRONG
-        values = {name: read_value(report, join(path, name), value) for name, value in found.items()}
+        values = {name: self.value(report, join(path, name), value) for name, value in found.items()}
         return WRONG if any(value is WRONG for value in values.values()) else values
 
-    return read
 
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list whose items `item` reads, as a tuple."""
 
-def list_of(read_item: Reader) -> Reader:
-    """A list whose items `read_item` reads, as a tuple."""
+    item: Reader
 
-    def read(report: Report, path: str, found: Any) -> Any:
+    def __call__(self, report: Report, path: str, found: Any) -> Any:
+        """Read `found`."""
         if not isinstance(found, list | tuple):
             return report.add(path, f"a list{_if_null(found)}", found)
-        items = tuple(read_item(report, join(path, str(index)), item) for index, item in enumerate(found))
+        items = tuple(self.item(report, join(path, str(index)), item) for index, item in enumerate(found))
         return WRONG if any(item is WRONG for item in items) else items
 
-    return read
+
+def _folded(word: str) -> str:
+    return word.replace("_", "").lower()
 
 
 def _if_null(found: Any) -> str:

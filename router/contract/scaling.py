@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.contract.rules import range_rule, refuse, rule
+from router.contract.rules import field_rules, ranged, refuse, rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +16,13 @@ class DefaultScale:
 class TargetUtilization:
     """Azure's rule for Kubernetes, offered on both backends: keep (busy + queued) / replicas near the target."""
 
-    min_instances: int = 1
-    max_instances: int = 1
-    target_utilization_percentage: int = 70
-    polling_interval: float = 1
+    min_instances: int = ranged(0, 100_000, 1)
+    max_instances: int = ranged(1, 100_000, 1)
+    target_utilization_percentage: int = ranged(1, 100, 70)
+    polling_interval: float = ranged(0.05, 3600, 1)
     """Seconds between decisions; scale-in looks at twenty of them."""
 
     def __post_init__(self) -> None:
         order = f"at least min_instances, which is {self.min_instances}"
-        refuse(
-            range_rule("min_instances", self.min_instances, 0, 100_000),
-            range_rule("max_instances", self.max_instances, 1, 100_000)
-            or rule(self.max_instances >= self.min_instances, "max_instances", order, self.max_instances),
-            range_rule("target_utilization_percentage", self.target_utilization_percentage, 1, 100),
-            range_rule("polling_interval", self.polling_interval, 0.05, 3600),
-        )
+        refuse(*field_rules(self))
+        refuse(rule(self.max_instances >= self.min_instances, "max_instances", order, self.max_instances))

@@ -33,14 +33,17 @@ from router.contract.parts import (
     Stickiness,
 )
 from router.contract.rules import (
+    NAME,
     NAME_LENGTH,
     NAME_PATTERN,
     check_name,
     check_range,
+    field_rules,
     freeze_fields,
     lower_names,
-    name_rule,
+    matching,
     range_rule,
+    ranged,
     refuse,
     rule,
 )
@@ -73,7 +76,7 @@ class Kind(enum.StrEnum):
 class EndpointSpec:
     """One endpoint. Traffic and mirror maps name deployments in lower case, percentages as written."""
 
-    name: str
+    name: str = matching(NAME)
     auth_mode: AuthMode = AuthMode.KEY
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=FrozenMap)
@@ -96,7 +99,7 @@ class EndpointSpec:
         names = lower_names(self, "traffic", "mirror_traffic")
         freeze_fields(self)
         refuse(
-            name_rule(self.name, "name"),
+            *field_rules(self),
             rule(self.compute != "", "compute", "azureml:<name of the attached cluster>", self.compute),
             *names,
             *self._traffic_rules(),
@@ -148,8 +151,8 @@ class EndpointSpec:
 class DeploymentSpec:
     """One deployment of an endpoint: one model version on one kind of compute."""
 
-    name: str
-    endpoint_name: str
+    name: str = matching(NAME)
+    endpoint_name: str = matching(NAME)
     kind: Kind = Kind.MANAGED
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=FrozenMap)
@@ -160,7 +163,7 @@ class DeploymentSpec:
     environment: Environment | None = None
     environment_variables: Mapping[str, str] = field(default_factory=FrozenMap)
     instance_type: str | None = None
-    instance_count: int = 1
+    instance_count: int = ranged(0, 100_000, 1)
     app_insights_enabled: bool = False
     scale_settings: DefaultScale | TargetUtilization = field(default_factory=DefaultScale)
     request_settings: RequestSettings = field(default_factory=RequestSettings)
@@ -181,9 +184,7 @@ class DeploymentSpec:
         low, high = self.instance_bounds()
         bounds = f"at most {high}, the largest number of instances"
         refuse(
-            name_rule(self.name, "name"),
-            name_rule(self.endpoint_name, "endpoint_name"),
-            range_rule("instance_count", self.instance_count, 0, 100_000),
+            *field_rules(self),
             rule(low <= high, "tidegate.min_instances", bounds, low),
             *self._probe_rules(),
             *self._kind_rules(),

@@ -50,7 +50,11 @@ def parse_reference(text: str) -> Reference | None:
 def check_files(document: Mapping[str, Any], exists: Exists) -> None:
     """Raise `InvalidSpec` unless every file that `document` names has been uploaded."""
     problems = [
-        Problem(one.field, "a file of the sender: upload it and write asset:<sha256> (the CLI does both)", one.path)
+        Problem(
+            one.field,
+            "a file of the sender: upload it (`tidegate asset upload PATH`) and write the asset:… that it prints",
+            one.path,
+        )
         for one in azure.local_files(document)
     ]
     for field in FIELDS:

@@ -51,6 +51,7 @@ async def prometheus(request: web.Request) -> web.Response:
     data = plane.settings.data
     others = await vitals.gathered(data.vitals, [data.autoscaler_socket])
     text = metrics.render(await plane.store.all(), plane.fleet, now_ns(), await plane.log.health(), others)
+    text += b"".join(one() for one in plane.exposed)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -39,6 +40,10 @@ class Plane:
     settler: Settler
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when streams must end."""
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a revision has come into force or the fleet has changed."""
+    exposed: list[Callable[[], bytes]] = field(default_factory=list)
+    """Whoever has metrics of its own to show, in Prometheus' text form."""
     followers: int = 0
     """Event streams that are open."""
 

@@ -7,8 +7,10 @@ the requests under way, stop the tasks, close the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -24,6 +26,9 @@ from router.control.store import Store
 from router.runtime.log.base import Log
 from router.runtime.settings import ControlSettings
 
+if TYPE_CHECKING:
+    from router.control.resources.controller import Controller  # its client library is optional
+
 _log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5.0
@@ -33,9 +38,14 @@ SHUTDOWN_SECONDS = 5.0
 async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     """Serve until `stop`. Raises `Unavailable` when the store, the log or the address cannot be had."""
     settings.data.create()
-    unsettled = asyncio.Event()
-    fleet = Fleet(unsettled.set)
-    publisher = Publisher(log, unsettled.set)
+    unsettled, stirred = asyncio.Event(), asyncio.Event()
+
+    def moved() -> None:
+        unsettled.set()
+        stirred.set()
+
+    fleet = Fleet(moved)
+    publisher = Publisher(log, moved)
     settler = Settler(publisher, fleet, unsettled)
 
     def committed() -> None:
@@ -48,7 +58,9 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready
         assets = Assets(settings.data.assets)
         await asyncio.to_thread(assets.clean)
         await publisher.catch_up(store)
-        await _run(Plane(settings, log, store, assets, publisher, fleet, settler), stop, on_ready)
+        plane = Plane(settings, log, store, assets, publisher, fleet, settler, stirred=stirred)
+        async with _controller(plane) as controller:
+            await _run(plane, controller, stop, on_ready)
     except ExceptionGroup as failures:
         known, unknown = failures.split(TidegateError)
         if known is None or unknown is not None:
@@ -58,7 +70,32 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready
         await store.close()
 
 
-async def _run(plane: Plane, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+@contextlib.asynccontextmanager
+async def _controller(plane: Plane) -> AsyncIterator[Controller | None]:
+    """Who turns Kubernetes objects into revisions, where that is asked for."""
+    wanted = plane.settings.objects
+    if wanted is None:
+        yield None
+        return
+    try:
+        from router.control.resources.controller import Controller
+        from router.runtime.kubernetes import Cluster, ClusterSettings
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("kubernetes_asyncio"):
+            raise
+        message = "--kubernetes-objects needs more packages: pip install 'tidegate[kubernetes]'"
+        raise Unavailable(message) from None
+    cluster = Cluster(ClusterSettings(kubeconfig=wanted.kubeconfig, context=wanted.context))
+    controller = Controller(plane, cluster, wanted.namespace)
+    try:
+        await controller.open()
+        plane.exposed.append(controller.exposed)
+        yield controller
+    finally:
+        await controller.close()
+
+
+async def _run(plane: Plane, controller: Controller | None, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     """Serve, with the tasks that work beside the API."""
     store, fleet, log = plane.store, plane.fleet, plane.log
     # Without a broker the log is as near as the autoscaler.
@@ -74,6 +111,8 @@ async def _run(plane: Plane, stop: asyncio.Event, on_ready: Callable[[], None]) 
         if brokered:
             directly = follow_direct(fleet, plane.settings.data.autoscaler_socket)
             tasks.append(group.create_task(directly, name="direct demand"))
+        if controller is not None:
+            tasks.append(group.create_task(controller.run(), name="objects"))
         await _serve(plane, stop, on_ready)
         for task in tasks:
             task.cancel()

@@ -163,6 +163,18 @@ class AutoscalerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectSettings:
+    """Where OnlineEndpoint and OnlineDeployment objects are watched."""
+
+    kubeconfig: str | None = None
+    """None = `$KUBECONFIG`, else `~/.kube/config`, else the pod's own account."""
+    context: str | None = None
+    """One of the kubeconfig's contexts; None = its current one."""
+    namespace: str | None = None
+    """None = the context's, or the pod's own. Names of endpoints are one installation's, so it is one namespace."""
+
+
+@dataclass(frozen=True, slots=True)
 class ControlSettings:
     """The control plane."""
 
@@ -173,3 +185,5 @@ class ControlSettings:
     """Base of scoring URIs."""
     revisions_kept: int = 100
     """Per endpoint; older ones can no longer be rolled back to."""
+    objects: ObjectSettings | None = None
+    """Objects in Kubernetes that become revisions; None = there are none."""

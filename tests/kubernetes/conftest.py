@@ -10,6 +10,7 @@ import pytest
 from loadtests.kubernetes import image
 from loadtests.kubernetes.cluster import programs
 from loadtests.kubernetes.cluster.cluster import Cluster
+from tests.support.kubernetes_objects import Objects, define, following
 from tests.support.kubernetes_rig import KubernetesRig
 
 _HERE = Path(__file__).parent
@@ -30,3 +31,19 @@ async def rig(cluster: Cluster, namespace: str, tidegate_image: str, tmp_path: P
     made = KubernetesRig(cluster, namespace, tidegate_image, tmp_path)
     yield made
     await made.clean()
+
+
+@pytest.fixture
+async def objects(api_cluster: Cluster, namespace: str, tmp_path: Path) -> AsyncIterator[Objects]:
+    """A control plane that follows the objects of the test's namespace; what they describe runs at once."""
+    await define(api_cluster)
+    async with following(tmp_path, api_cluster, namespace) as made:
+        yield made
+
+
+@pytest.fixture
+async def own_objects(own_control_plane: Cluster, tmp_path: Path) -> AsyncIterator[Objects]:
+    """As `objects`, in a cluster that the test may do anything to."""
+    await define(own_control_plane)
+    async with own_control_plane.namespace() as name, following(tmp_path / "control", own_control_plane, name) as made:
+        yield made

@@ -20,17 +20,21 @@ from router.runtime.kubernetes.failures import (
 )
 from router.runtime.kubernetes.pacing import Backoff, Pace
 from router.runtime.kubernetes.resources import (
+    CONFIG_MAPS,
+    DEFINITIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     EVENTS,
     PODS,
+    SECRETS,
     SERVICE_ACCOUNTS,
     Resource,
 )
 from router.runtime.kubernetes.watching import Watched
 
 __all__ = [
-    "DEPLOYMENTS", "DISRUPTION_BUDGETS", "EVENTS", "FIELD_MANAGER", "PODS", "SERVICE_ACCOUNTS", "Absent", "Asked",
+    "CONFIG_MAPS", "DEFINITIONS", "DEPLOYMENTS", "DISRUPTION_BUDGETS", "EVENTS", "FIELD_MANAGER", "PODS", "SECRETS",
+    "SERVICE_ACCOUNTS", "Absent", "Asked",
     "Backoff", "BadKubeconfig", "Busy", "Cluster", "ClusterSettings", "Contested", "Denied", "Expired",
     "KubernetesError", "NotSignedIn", "Object", "OverQuota", "Pace", "Rejected", "Resource", "Unreachable", "Watched",
 ]  # fmt: skip

@@ -169,9 +169,11 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._json(_sending("PATCH", asked, query, list(operations), "application/json-patch+json"))
 
-    async def merge(self, resource: Resource, namespace: str, name: str, part: Mapping[str, Any]) -> Object:
-        """JSON merge patch."""
-        asked = Asked("patch", resource, namespace, name)
+    async def merge(
+        self, resource: Resource, namespace: str, name: str, part: Mapping[str, Any], *, subresource: str = ""
+    ) -> Object:
+        """JSON merge patch. With `metadata.resourceVersion` in `part` only if the object is still that one, else `Contested`."""
+        asked = Asked("patch", resource, namespace, name, subresource)
         query = {"fieldManager": FIELD_MANAGER}
         return await self._json(_sending("PATCH", asked, query, part, "application/merge-patch+json"))
 

@@ -428,3 +428,28 @@ def test_local_is_refused(plane: FakeControlPlane, capsys: Capture) -> None:
     assert status == 2
     assert "--local" in err
     assert not plane.requests
+
+
+# assets -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_prints_what_to_write(plane: FakeControlPlane, project: Path, capsys: Capture) -> None:
+    words = ("asset", "upload", str(project / "src"), "--query", "reference", "-o", "tsv")
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    (sent,) = [one for one in plane.requests if one.method == "PUT"]
+    assert out.strip() == f"asset:{sent.path.rpartition('/')[2]}"
+    with tarfile.open(fileobj=io.BytesIO(sent.body)) as tar:
+        assert tar.getnames() == ["score.py"]
+
+
+def test_a_model_keeps_its_folder(plane: FakeControlPlane, project: Path, capsys: Capture) -> None:
+    status, out, _ = run(capsys, "asset", "upload", "--model", str(project / "model"))
+    assert status == 0
+    assert json.loads(out)["reference"].endswith("/model")
+
+
+def test_an_upload_of_nothing_says_so(plane: FakeControlPlane, capsys: Capture) -> None:
+    status, _, err = run(capsys, "asset", "upload", "nowhere")
+    assert status == 1
+    assert "path: a file or folder that exists; found 'nowhere'" in err
