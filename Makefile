@@ -8,6 +8,7 @@ SHELL := /bin/bash
 SUMMARY ?=
 JSON ?=
 LOG ?= embedded
+BACKEND ?= local
 PYTEST ?=
 NODES ?= 1
 KWOK ?= 0
@@ -23,9 +24,10 @@ help: ## Show the targets
 setup: ## Create .venv with everything at the locked versions
 	@bash deploy/setup-venv.sh
 
-demo: setup ## Run all of Tidegate with real models, send traffic, show what happened (SUMMARY=file.json, LOG=kafka)
+demo: setup ## Run all of Tidegate with real models, send traffic, show what happened (LOG=kafka, BACKEND=kubernetes, SUMMARY=file.json)
 	@if [ '$(LOG)' = kafka ]; then bash deploy/system-packages.sh $(KAFKA) || true; fi
-	@.venv/bin/python -m loadtests.demo --log '$(LOG)' $(if $(SUMMARY),--summary '$(SUMMARY)')
+	@if [ '$(BACKEND)' = kubernetes ]; then bash deploy/system-packages.sh $(KUBERNETES) || true; fi
+	@.venv/bin/python -m loadtests.demo --log '$(LOG)' --backend '$(BACKEND)' $(if $(SUMMARY),--summary '$(SUMMARY)')
 
 lint: setup ## Format, lint, layers, types
 	.venv/bin/ruff check .

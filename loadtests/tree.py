@@ -1,4 +1,4 @@
-"""`tidegate up` as a child process, driven by its own command line, and ended by its process id."""
+"""An installation driven by its own command line; `tidegate up` as one that is a child process, ended by its process id."""
 
 from __future__ import annotations
 
@@ -25,18 +25,24 @@ class CommandFailed(RuntimeError):
 
 
 @dataclass(slots=True)
-class Tree:
-    """A running `tidegate up`."""
+class Tidegate:
+    """An installation that runs, wherever it does."""
 
-    data: Path
-    pid: int
     gateway_url: str
     control_url: str
+    token: str = ""
+    """The operators'; empty where none is asked for."""
     commands: list[str] = field(default_factory=list)
 
+    @property
+    def login(self) -> dict[str, str]:
+        """Headers for the control plane."""
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
     async def run(self, *words: str, cwd: Path | None = None) -> str:
-        """One `tidegate` command against this tree; its standard output."""
+        """One `tidegate` command against it; its standard output."""
         environment = {**os.environ, "TIDEGATE_URL": self.control_url}
+        environment |= {"TIDEGATE_CONTROL_TOKEN": self.token} if self.token else {}
         process = await asyncio.create_subprocess_exec(
             TIDEGATE, *words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -51,6 +57,14 @@ class Tree:
         return json.loads(await self.run(*words, "-o", "json", cwd=cwd))
 
 
+@dataclass(slots=True)
+class Tree(Tidegate):
+    """A running `tidegate up`."""
+
+    data: Path = field(kw_only=True)
+    pid: int = field(kw_only=True)
+
+
 @contextlib.asynccontextmanager
 async def tidegate_up(data: Path, *flags: str, log: Path, deadline_seconds: float = 60) -> AsyncIterator[Tree]:
     """Start everything on free ports under `data`, its output to `log`; SIGTERM it at the end and wait."""
@@ -61,7 +75,7 @@ async def tidegate_up(data: Path, *flags: str, log: Path, deadline_seconds: floa
         )  # fmt: skip
     try:
         about = await _announced(process, data / "run" / "up.json", log, deadline_seconds)
-        yield Tree(data, process.pid, about["gateway_url"], about["control_url"])
+        yield Tree(about["gateway_url"], about["control_url"], data=data, pid=process.pid)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)

@@ -16,9 +16,10 @@ from mirror.receiver import Receiver, unbinder
 from mirror.recorder import Recorder
 from router.contract.errors import Unavailable
 from router.runtime.courier import Courier
+from router.runtime.exposition import Family, served, text_of
 from router.runtime.log.base import Log
 from router.runtime.settings import MirrorSettings
-from router.runtime.vitals import offered, writer_families
+from router.runtime.vitals import PROCESS, offered, writer_families
 
 _log = logging.getLogger("tidegate.mirror")
 GRACE_SECONDS = 3.0
@@ -56,8 +57,15 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
     recorder = Recorder(log, directory, courier.hand)
     key = load_key(settings.data.shadow_key)
     courier.open()
+
+    def families() -> list[Family]:
+        return writer_families(log.dropped(), courier)
+
+    async def numbers() -> str:
+        return text_of(families(), **{PROCESS: "mirror"})
+
     try:
-        async with asyncio.TaskGroup() as group:
+        async with served(settings.metrics, numbers), asyncio.TaskGroup() as group:
             dispatcher = Dispatcher(settings, key, directory, group, recorder.urge)
             memory = Budget(settings.memory_bytes, EXCHANGES, "memory")
             spill = Spill(settings.data.run, Budget(SPILL_BYTES, EXCHANGES, "spill_full"), exchange_bytes=BODY_BYTES)
@@ -65,7 +73,7 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
             following = group.create_task(follow(log, directory, changed, current.set), name="mirror discovery")
             reporting = group.create_task(recorder.run(dispatcher), name="mirror demand")
             await current.wait()
-            async with offered(settings.data.vitals, "mirror", lambda: writer_families(log.dropped(), courier)):
+            async with offered(settings.data.vitals, "mirror", families):
                 await _receive(receiver, settings.data.mirror_socket, stop, on_ready)
             following.cancel()
             reporting.cancel()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from router.compute import add_backend_arguments, add_object_arguments, object_settings
 from router.contract.errors import TidegateError
+from router.leading import add_lease_argument
 from router.runtime.settings import (
     AutoscalerSettings,
     ControlSettings,
@@ -81,9 +82,19 @@ _HOME = Path(__file__).resolve().parents[1]
 
 async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
     from router.control.service import run
+    from router.runtime.credentials import for_posting
+    from router.runtime.login import for_control
 
+    readers = tuple(flags.autoscaler or ())
     settings = ControlSettings(
-        data, host=flags.host, port=flags.port, gateway_url=flags.gateway_url, objects=object_settings(flags)
+        data,
+        host=flags.host,
+        port=flags.port,
+        gateway_url=flags.gateway_url,
+        login=for_control(flags.host),
+        autoscaler=readers,
+        credentials=for_posting(readers),
+        objects=object_settings(flags),
     )
     await run(settings, log, stopping.stop, ready)
 
@@ -93,7 +104,12 @@ async def _mirror(flags: argparse.Namespace, data: DataLayout, log: Log, stoppin
     from router.runtime.credentials import for_posting
 
     targets = _autoscalers(flags, data)
-    await run(MirrorSettings(data, autoscaler=targets, credentials=for_posting(targets)), log, stopping.stop, ready)
+    await run(
+        MirrorSettings(data, autoscaler=targets, credentials=for_posting(targets), metrics=flags.metrics),
+        log,
+        stopping.stop,
+        ready,
+    )
 
 
 async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stopping: Stopping, ready: OnReady) -> None:
@@ -128,13 +144,17 @@ async def _autoscaler(
 ) -> None:
     from autoscaler.control.service import run
     from router.compute import backends
+    from router.leading import leading
     from router.runtime.credentials import for_listening
+    from router.runtime.login import signing_key
 
-    made = backends(flags, data)
+    made = backends(flags, data, signing_key())
     settings = AutoscalerSettings(
         data, flags.cache, scoring_url=flags.gateway_url, listen=flags.listen, credentials=for_listening(flags.listen)
     )
     async with contextlib.AsyncExitStack() as ends:
+        if not await ends.enter_async_context(leading(flags, stopping.stop)):
+            return
         for backend in made.values():
             ends.push_async_callback(_let_go, backend, stopping)
         await run(settings, made, log, stopping.stop, ready, default_backend=next(iter(made)))
@@ -163,6 +183,14 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
         parser.add_argument(
             "--no-shipper", action="store_true", help="with a log on Kafka: another process ships what this one appends"
         )
+    if role == "control":
+        parser.add_argument(
+            "--autoscaler",
+            action="append",
+            metavar="URL",
+            help="who reads the logs of deployments: unix:/path, or http[s]://host:port with TIDEGATE_DEMAND_*; may be "
+            "repeated (default: the autoscaler of the same data folder)",
+        )
     if role in ("gateway", "mirror"):
         parser.add_argument(
             "--autoscaler",
@@ -176,6 +204,7 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
         add_object_arguments(parser, alone=True)
     if role == "autoscaler":
         add_backend_arguments(parser)
+        add_lease_argument(parser)
         cache = default_cache()
         parser.add_argument("--cache", type=Path, default=cache, help="built environments (default: %(default)s)")
         parser.add_argument(
@@ -184,9 +213,13 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
             metavar="HOST:PORT",
             help="where gateways of other machines hand demand over, with token and certificates in TIDEGATE_DEMAND_*",
         )
-    if role == "shipper":
+    if role in ("mirror", "shipper"):
+        whose = "its own" if role == "mirror" else "this machine's"
         parser.add_argument(
-            "--metrics", type=host_and_port, metavar="HOST:PORT", help="serve this machine's log metrics to Prometheus"
+            "--metrics",
+            type=host_and_port,
+            metavar="HOST:PORT",
+            help=f"serve {whose} metrics to Prometheus, and /healthz",
         )
     if role == "gateway":
         parser.add_argument("--worker", type=int, default=0, help="index of this worker on this machine")
@@ -268,7 +301,12 @@ async def _ship(url: str, flags: argparse.Namespace, data: DataLayout, stopping:
     where = check_url(url)
     if isinstance(where, Path):
         raise InvalidSpec([Problem("log", "a shipper serves a log on Kafka: kafka://host:port", url)])
-    settings = ShipperSettings(spool_bytes=spool_bytes(os.environ), metrics=flags.metrics)
+    settings = ShipperSettings(
+        spool_bytes=spool_bytes(os.environ),
+        metrics=flags.metrics,
+        vitals=data.vitals,
+        further_vitals=(data.autoscaler_socket,),
+    )
     await run(where, data.spool, stopping.stop, lambda: report_ready(flags.ready_fd), settings=settings)
 
 

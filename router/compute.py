@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.contract.errors import TidegateError
+from router.runtime.given import Secret
 from router.runtime.settings import DataLayout, ObjectSettings
 
 if TYPE_CHECKING:
     from autoscaler.backends.base import Backend
     from autoscaler.backends.kubernetes.settings import KubernetesSettings
 
+NO_KEY = Secret("")
 BACKENDS = ("local", "kubernetes")
 
 # flag → how argparse reads it; every one is optional, and its default stands in the backend's own settings
@@ -124,11 +126,11 @@ def _words(flags: argparse.Namespace) -> Iterator[str]:
             yield from (f"--{flag}={one}" for one in (value if isinstance(value, list) else [value]))
 
 
-def backends(flags: argparse.Namespace, data: DataLayout) -> Mapping[str, Backend]:
-    """The backends, not started yet. Raises `TidegateError` where a library is missing."""
+def backends(flags: argparse.Namespace, data: DataLayout, assets_key: Secret = NO_KEY) -> Mapping[str, Backend]:
+    """The backends, not started yet. `assets_key` signs the addresses of files. Raises `TidegateError` where a library is missing."""
     made: dict[str, Backend] = {}
     for name in chosen(flags):
-        made[name] = _local(flags, data) if name == "local" else _kubernetes(flags)
+        made[name] = _local(flags, data) if name == "local" else _kubernetes(flags, assets_key)
     return made
 
 
@@ -138,17 +140,17 @@ def _local(flags: argparse.Namespace, data: DataLayout) -> Backend:
     return LocalBackend(data, flags.cache)
 
 
-def _kubernetes(flags: argparse.Namespace) -> Backend:
+def _kubernetes(flags: argparse.Namespace, assets_key: Secret = NO_KEY) -> Backend:
     try:
         from autoscaler.backends.kubernetes.backend import KubernetesBackend
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("kubernetes_asyncio"):
             raise
         raise TidegateError("--backend kubernetes needs more packages: pip install 'tidegate[kubernetes]'") from None
-    return KubernetesBackend(kubernetes_settings(flags))
+    return KubernetesBackend(kubernetes_settings(flags, assets_key))
 
 
-def kubernetes_settings(flags: argparse.Namespace) -> KubernetesSettings:
+def kubernetes_settings(flags: argparse.Namespace, assets_key: Secret = NO_KEY) -> KubernetesSettings:
     """What the flags say; what they do not say is as in the settings' own defaults."""
     from autoscaler.backends.kubernetes.settings import KubernetesSettings, PodRules
     from router.runtime.kubernetes import ClusterSettings
@@ -158,6 +160,7 @@ def kubernetes_settings(flags: argparse.Namespace) -> KubernetesSettings:
         "pull_policy": flags.kubernetes_pull_policy,
         "pull_secrets": tuple(flags.kubernetes_pull_secret or ()),
         "control_url": flags.kubernetes_control_url,
+        "assets_key": assets_key,
         "allow_root": flags.kubernetes_allow_root,
         "cache_claim": flags.kubernetes_cache_claim,
     }

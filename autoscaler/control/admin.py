@@ -1,8 +1,8 @@
 """HTTP of the autoscaler: what the control plane asks of it, and demand that comes past the log.
 
-On a Unix socket of the data folder, owner only: `GET /logs` of a deployment, `GET /healthz`, `GET /metrics`,
-`POST /v1/demand`, and `GET /v1/demand` of what was handed over. On TCP, where it is wanted, health, metrics and the handing
-over alone, behind a token and TLS. No HTTP framework:
+On a Unix socket of the data folder, owner only: `GET /logs` of a deployment, `GET /healthz`, `GET /readyz`, `GET /metrics`,
+`POST /v1/demand`, and `GET /v1/demand` of what was handed over. On TCP, where it is wanted, the same behind a token and TLS;
+without them health, metrics and the handing over alone. No HTTP framework:
 nothing serves before the autoscaler has started, and importing one would take as long as all the rest of that.
 Connections stay open behind demand, and end behind everything else.
 """
@@ -38,7 +38,9 @@ MOST_CONNECTIONS = 2048
 class _Site:
     """The connections under way."""
 
-    def __init__(self, answers: Answers, door: Door) -> None:
+    def __init__(self, answers: Answers, door: Door, *, closed: bool) -> None:
+        """`closed`: whoever comes in by TCP has shown something."""
+        self._closed = closed
         self._answers = answers
         self._door = door
         self._under_way: set[asyncio.Task[None]] = set()
@@ -50,7 +52,7 @@ class _Site:
         self._accept(reader, writer, local=True)
 
     def accept_remote(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The same for TCP, where logs are not for everybody who can connect."""
+        """The same for TCP, where logs are only for those who have shown who they are."""
         self._accept(reader, writer, local=False)
 
     async def end(self) -> None:
@@ -92,7 +94,7 @@ class _Site:
             await _linger(reader, writer)
             writer.close()
             return False
-        answer = await self._answers.to(request, local=local)
+        answer = await self._answers.to(request, known=local or self._closed)
         stays = request.stays and request.method == "POST" and answer.status is HTTPStatus.OK
         writer.write(answer.encode(stays=stays))
         if stays:
@@ -126,15 +128,15 @@ async def admin_site(
 ) -> AsyncIterator[tuple[str, int] | None]:
     """Serve `answers` on `socket`, owner only, while inside. A socket left behind by a dead process is replaced.
 
-    With `listen` (host, port; port 0 = any), TCP too, all but the logs, for those whom `door` (by default: the token of
-    `credentials`) admits. Yields the host and port that TCP listens on, None without `listen`. Raises `OSError` when the
+    With `listen` (host, port; port 0 = any), TCP too, for those whom `door` (by default: the token of `credentials`)
+    admits; where it admits everybody, all but the logs. Yields the host and port that TCP listens on, None without `listen`. Raises `OSError` when the
     port cannot be had, and `InvalidSpec` for one that other machines reach without a token.
     """
     if listen is not None:
         check_listening(listen, credentials)
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)  # the data folder is owned already, so nobody alive listens there
-    site = _Site(answers, door or Door(credentials.token))
+    site = _Site(answers, door or Door(credentials.token), closed=bool(credentials.token) or credentials.certified)
     servers = [await asyncio.start_unix_server(site.accept, str(socket), limit=HEAD_BYTES)]
     try:
         os.chmod(socket, 0o600)

@@ -72,52 +72,61 @@ class Answers:
         take: Take | None = None,
         metrics: Metrics | None = None,
         passed: Passed | None = None,
+        *,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Without `take`, `metrics` or `passed` there is no such route."""
+        """Without `take`, `metrics` or `passed` there is no such route. `ready`: whether the autoscaler does its work."""
+        self._ready = ready
         self._backend_of = backend_of
         self._passed = passed
         self._take = take
         self._metrics = metrics
 
-    async def to(self, request: Request, *, local: bool) -> Answer:
-        """The answer to `request`, whose surprises are its alone. `local`: it came over the Unix socket."""
+    async def to(self, request: Request, *, known: bool) -> Answer:
+        """The answer to `request`, whose surprises are its alone. `known`: whoever sent it has proved who they are."""
         try:
-            return await self._to(request, local)
+            return await self._to(request, known)
         except Unavailable as error:
             return failure(HTTPStatus.SERVICE_UNAVAILABLE, error.code, error.message)
         except Exception:
             _LOG.exception("%s %s failed", request.method, request.target)
             return failure(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", "see the autoscaler's output")
 
-    async def _to(self, request: Request, local: bool) -> Answer:
+    async def _to(self, request: Request, known: bool) -> Answer:
         try:
             url = urlsplit(request.target)
         except ValueError:
             return failure(HTTPStatus.BAD_REQUEST, "BadArgument", "the address cannot be read")
-        known = [method for method, path in self._routes(local) if path == url.path]
-        if not known:
+        there = [method for method, path in self._routes(known) if path == url.path]
+        if not there:
             return failure(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"there is nothing at {url.path}")
-        if request.method not in known:
-            message = f"{url.path} takes {' and '.join(known)} alone"
+        if request.method not in there:
+            message = f"{url.path} takes {' and '.join(there)} alone"
             return failure(HTTPStatus.METHOD_NOT_ALLOWED, "BadArgument", message)
         return await self._found(request, url)
 
-    def _routes(self, local: bool) -> Iterator[tuple[str, str]]:
-        """(method, path) of all that there is for one who came over the Unix socket (`local`), or over TCP."""
+    def _routes(self, known: bool) -> Iterator[tuple[str, str]]:
+        """(method, path) of all that there is for one who has proved who they are (`known`), or for anybody."""
         yield "GET", "/healthz"
-        if local:
+        yield "GET", "/readyz"
+        if known:
             yield "GET", "/logs"
         if self._metrics is not None:
             yield "GET", "/metrics"
         if self._take is not None:
             yield "POST", PATH
-        if self._passed is not None and local:
+        if self._passed is not None and known:
             yield "GET", PATH
 
     async def _found(self, request: Request, url: SplitResult) -> Answer:
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         if url.path == "/healthz":
             return Answer(HTTPStatus.OK, {"status": "ok"})
+        if url.path == "/readyz":
+            if self._ready():
+                return Answer(HTTPStatus.OK, {"status": "ok"})
+            message = "the autoscaler has not read the log yet, or has no share of the endpoints"
+            return failure(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
         if url.path == "/logs":
             return await self._logs(query)
         if url.path == "/metrics":

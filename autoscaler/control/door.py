@@ -13,7 +13,7 @@ from router.runtime.telemetry import Limited
 
 _LOG = logging.getLogger(__name__)
 
-OPEN = frozenset({"/healthz"})
+OPEN = frozenset({"/healthz", "/readyz"})
 """Paths without secrets, for health checks that have no token."""
 SAY_SECONDS = 30.0
 """Between two lines about callers without the token."""

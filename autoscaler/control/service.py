@@ -158,6 +158,8 @@ class Autoscaler:
         self._bell = Bell()
         self._keeper = Keeper(log, reconciler, self.intake.position)
         self._settled = asyncio.Event()
+        self._working = False
+        """Whether the first turn is done."""
         self._actuators = {
             name: Actuator(name, one, reconciler, self._bell.now, clock) for name, one in backends.items()
         }
@@ -171,13 +173,16 @@ class Autoscaler:
                 async with asyncio.timeout(None if self._mandate.alone else SHARE_SECONDS):
                     await self._settled.wait()
             due_ns = self._turn()
+            self._working = True
             on_ready()
             while True:
                 left_seconds = max(0.0, (due_ns - self._clock.time_ns()) / 1e9)
                 await self._bell.rung(min(self._settings.tick_seconds, left_seconds))
                 due_ns = self._turn()
 
-        answers = Answers(self._backend_of, self._taken, self.figures.text, self._passing.after)
+        answers = Answers(
+            self._backend_of, self._taken, self.figures.text, self._passing.after, ready=lambda: self._working
+        )
         site = admin_site(
             self._settings.data.autoscaler_socket,
             answers,

@@ -4,60 +4,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from rich.table import Table
 
-from loadtests.broker import missing, running_broker
 from loadtests.demo.models import train
+from loadtests.demo.places import BACKENDS, LOGS, place, why_not
 from loadtests.demo.plot import timeline
 from loadtests.demo.story import Narrator, Story, peak_of
 from loadtests.demo.view import Screen, Watch
-from loadtests.tree import tidegate_up
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 EXPECTED_SPLIT = {"blue": 0.9, "green": 0.1}
 
 
-LOGS = ("embedded", "kafka")
-
-
-@contextlib.asynccontextmanager
-async def the_log(kind: str, folder: Path, screen: Screen) -> AsyncIterator[tuple[str, ...]]:
-    """What to tell `tidegate up` about the log; for Kafka a broker of our own runs meanwhile."""
-    if kind == "embedded":
-        yield ()
-        return
-    screen.title("log: a real Apache Kafka")
-    async with running_broker(folder / "broker") as broker:
-        screen.say(f"  broker {broker.servers}")
-        yield ("--log", f"kafka://{broker.servers}")
-
-
-async def tell(folder: Path, screen: Screen, log_kind: str = "embedded") -> tuple[Story, Watch]:
+async def tell(folder: Path, screen: Screen, log: str = "embedded", backend: str = "local") -> tuple[Story, Watch]:
     """Everything between an empty folder and a summary."""
     examples = folder / "examples"
     shutil.copytree(EXAMPLES, examples)
     await train(examples / "digits", screen)
-    screen.title("start: gateway workers, mirror, autoscaler and control plane")
-    log = folder / "up.log"
-    async with (
-        the_log(log_kind, folder, screen) as flags,
-        tidegate_up(folder / "data", *flags, log=log) as tree,
-        aiohttp.ClientSession() as session,
-    ):
-        screen.say(f"  gateway {tree.gateway_url}, control plane {tree.control_url}")
-        watch = Watch(session, tree.control_url)
-        narrator = Narrator(tree, screen, watch, session, examples)
+    async with place(backend, log, folder, screen) as there, aiohttp.ClientSession() as session:
+        watch = Watch(session, there)
+        narrator = Narrator(there, screen, watch, session, examples)
         await narrator.deploy()
         client = await narrator.client()
         await narrator.split_and_mirror(client)
@@ -140,20 +115,23 @@ def main() -> int:
     parser.add_argument(
         "--log", choices=LOGS, default="embedded", help="what the events travel on (default: %(default)s)"
     )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="local", help="where replicas run (default: %(default)s)"
+    )
     options = parser.parse_args()
-    if options.log == "kafka" and (reason := missing()) is not None:
-        print(f"make demo LOG=kafka cannot run here: {reason}", file=sys.stderr)
+    if (reason := why_not(options.backend, options.log)) is not None:
+        print(f"this demo cannot run here: {reason}", file=sys.stderr)
         return 2
     screen, started = Screen(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
         try:
-            story, watch = asyncio.run(tell(Path(folder), screen, options.log))
+            story, watch = asyncio.run(tell(Path(folder), screen, options.log, options.backend))
         except BaseException:
             log = Path(folder) / "up.log"
             if log.exists():
                 screen.console.print("\n".join(log.read_text(errors="replace").splitlines()[-40:]), markup=False)
             raise
-    summary = {"log": options.log, **summarize(story, watch)}
+    summary = {"backend": options.backend, "log": options.log, **summarize(story, watch)}
     show(summary, watch, screen)
     if options.summary:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n")

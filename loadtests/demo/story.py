@@ -16,7 +16,7 @@ from loadtests.demo.view import Screen, Watch
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from loadtests.tree import Tree
+    from loadtests.tree import Tidegate
 
 ENDPOINT = "digits"
 
@@ -44,9 +44,9 @@ class Story:
 
 @dataclass(slots=True)
 class Narrator:
-    """Runs the stages against one tree."""
+    """Runs the stages against one installation."""
 
-    tree: Tree
+    tree: Tidegate
     screen: Screen
     watch: Watch
     session: aiohttp.ClientSession

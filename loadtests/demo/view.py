@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from loadtests.demo.traffic import Tally
+    from loadtests.tree import Tidegate
 
 _REFRESH_SECONDS = 0.25
 
@@ -28,7 +29,7 @@ class Watch:
     """Polls the control plane's status and keeps what the summary needs of it."""
 
     session: aiohttp.ClientSession
-    control_url: str
+    there: Tidegate
     started: float = field(default_factory=time.monotonic)
     newest: dict[str, Any] = field(default_factory=dict)
     replicas: list[tuple[float, dict[str, int]]] = field(default_factory=list)
@@ -36,7 +37,7 @@ class Watch:
 
     async def poll(self) -> None:
         """Read the status once."""
-        async with self.session.get(f"{self.control_url}/v1/status") as response:
+        async with self.session.get(f"{self.there.control_url}/v1/status", headers=self.there.login) as response:
             response.raise_for_status()
             self.newest = await response.json()
         ready = {

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -88,7 +89,16 @@ class HttpPeer:
     `base` is `http[s]://host[:port][/prefix]`; `what` names the peer in errors and `fix` says what to do about them.
     """
 
-    def __init__(self, base: str, *, what: str, fix: str, timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        base: str,
+        *,
+        what: str,
+        fix: str,
+        timeout_seconds: float = 60.0,
+        always: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`always`: headers of every request. Raises `BadUrl`."""
         parts = urlsplit(base)
         try:
             port = parts.port
@@ -100,6 +110,7 @@ class HttpPeer:
         self.what = what
         self.fix = fix
         self.timeout_seconds = timeout_seconds
+        self._always = always
         self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
         self._tls = parts.scheme == "https"
 
@@ -161,7 +172,7 @@ class HttpPeer:
         connection.putheader("User-Agent", "tidegate-cli")
         if body is not None:
             connection.putheader("Content-Length", str(len(body)))
-        for name, value in headers.items():
+        for name, value in {**self._always, **headers}.items():
             connection.putheader(name, value)
         connection.endheaders(body)
 
@@ -184,9 +195,13 @@ class HttpPeer:
 class ControlPlane(HttpPeer):
     """The control plane's REST API."""
 
-    def __init__(self, base: str = DEFAULT_URL, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, base: str = DEFAULT_URL, *, token: str = "", sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """`token` goes along with every request; empty: none. Raises `BadUrl`."""
         fix = "start it with `tidegate up`, or set TIDEGATE_URL to where it runs"
-        super().__init__(base, what="the control plane", fix=fix)
+        login = {"Authorization": f"Bearer {token}"} if token else {}
+        super().__init__(base, what="the control plane", fix=fix, always=login)
         self.sleep = sleep
 
     def call(self, method: str, path: str, document: Any = None, *, headers: Mapping[str, str] | None = None) -> Reply:

@@ -6,6 +6,7 @@ Each leaf names its handler as `module:function`, imported only when the command
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from router.app import ROLES, add_role_arguments
@@ -218,6 +219,16 @@ def _machine(parsers: Parsers) -> None:
     events.add_argument("--follow", action="store_true", help="wait for more")
     events.add_argument("--tail", type=int, metavar="N", help="only the last N messages")
     events.set_defaults(handler="router.cli.events:events")
+    text = "make a token for operators, metrics or demand"
+    token = parsers.add_parser("token", help=text, description=f"{text[0].upper()}{text[1:]}: 256 random bits.")
+    token.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="put one into each of these that is not there (default: print one)",
+    )
+    token.set_defaults(handler="router.cli.tokens:token")
     version = parsers.add_parser("version", help="print the version")
     version.set_defaults(handler="router.cli.main:version")
 
@@ -227,7 +238,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tidegate",
         description="Online endpoints for ML models: traffic splitting, mirroring, autoscaling.",
-        epilog="TIDEGATE_URL names the control plane (default http://127.0.0.1:8081). "
+        epilog="TIDEGATE_URL names the control plane (default http://127.0.0.1:8081), TIDEGATE_CONTROL_TOKEN_FILE its token. "
         "Start with `tidegate up`; scripts for `az ml` work with `az ml` replaced by `tidegate`.",
     )
     parsers = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)

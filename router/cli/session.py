@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -31,11 +30,13 @@ class Session:
 
     @property
     def control(self) -> ControlPlane:
-        """The control plane that TIDEGATE_URL names."""
+        """The control plane that TIDEGATE_URL or the user's file names."""
         if self._control is None:
-            from router.cli.client import DEFAULT_URL, ControlPlane
+            from router.cli.client import ControlPlane
+            from router.cli.contacts import contact
 
-            self._control = ControlPlane(os.environ.get("TIDEGATE_URL") or DEFAULT_URL)
+            found = contact()
+            self._control = ControlPlane(found.url, token=found.token)
         return self._control
 
     @property

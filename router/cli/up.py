@@ -16,15 +16,17 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.compute import objects_passed_on, passed_on
-from router.contract.errors import TidegateError, Unavailable
+from router.contract.errors import InvalidSpec, TidegateError, Unavailable
 from router.runtime import vitals
 from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.log.opening import check_url
+from router.runtime.login import for_control
 from router.runtime.processes import alive, identity
 from router.runtime.settings import DataLayout
 from router.supervision import Supervisor
@@ -52,6 +54,7 @@ def up(session: Session) -> int:
     data = DataLayout(flags.data.expanduser().absolute())
     log = flags.log or f"embedded:{data.log}"
     where = check_url(log)
+    check_login(flags.control_host)
     prepare(data)
     with only_one(data):
         await_predecessors(data)
@@ -79,6 +82,15 @@ def up(session: Session) -> int:
             )
             asyncio.run(Up(session, settings).run())
     return 0
+
+
+def check_login(control_host: str) -> None:
+    """What is wrong with the tokens is said here, before anything starts."""
+    try:
+        for_control(control_host)
+    except InvalidSpec as error:
+        told = [replace(one, field="--control-host") if one.field == "host" else one for one in error.problems]
+        raise InvalidSpec(told) from None
 
 
 def compute_words(flags: argparse.Namespace, control_port: int) -> tuple[str, ...]:

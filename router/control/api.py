@@ -7,10 +7,14 @@ from aiohttp import web
 from router.control import deployment_routes as deployments
 from router.control import endpoint_routes as endpoints
 from router.control import observation_routes as observation
-from router.control.middleware import MAX_BODY_BYTES, MIDDLEWARES
+from router.control.login import LOGIN, admitted
+from router.control.middleware import MAX_BODY_BYTES, errors_as_json, json_bodies, logged, same_site
 from router.control.openapi import Body, Route, document
 from router.control.plane import PLANE, Plane
+from router.runtime.login import nobody_is_asked
 
+MIDDLEWARES = (logged, errors_as_json, same_site, admitted, json_bodies)
+"""From the outermost to the innermost."""
 _ENDPOINT = "/v1/endpoints/{endpoint}"
 _DEPLOYMENT = _ENDPOINT + "/deployments/{deployment}"
 _MATCH = ("If-Match", "If-None-Match")
@@ -29,6 +33,7 @@ async def _openapi(_: web.Request) -> web.Response:
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", observation.health, {200: Body("Health")}),
+    Route("GET", "/readyz", observation.readiness, {200: Body("Health")}),
     Route("GET", "/openapi.json", _openapi, {200: Body("OpenApi")}),
     Route("GET", "/metrics", observation.prometheus, {200: Body(media="text/plain")}),
     Route("GET", "/v1/endpoints", endpoints.list_endpoints, {200: Body("EndpointList")}),
@@ -99,6 +104,7 @@ def application(plane: Plane) -> web.Application:
     """The aiohttp application over `plane`."""
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=MAX_BODY_BYTES)
     app[PLANE] = plane
+    app[LOGIN] = plane.settings.login or nobody_is_asked()
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
     return app

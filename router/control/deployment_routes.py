@@ -6,11 +6,10 @@ import asyncio
 from functools import partial
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from router.contract import azure
-from router.contract.errors import InvalidSpec, NotFound, Problem, Unavailable
+from router.contract.errors import InvalidSpec, Problem
 from router.control import changes, views
 from router.control.answers import answer, following, precondition, tagged
 from router.control.asset_references import check_files
@@ -20,8 +19,6 @@ from router.control.operations import Operation
 from router.control.plane import PLANE, Plane
 
 MAX_LOG_LINES = 10_000
-LOG_SECONDS = 15.0
-"""How long the autoscaler may take to read log files."""
 
 
 def governing(newest: dict[str | None, Operation], name: str) -> Operation | None:
@@ -114,29 +111,7 @@ async def get_logs(request: web.Request) -> web.Response:
     name = request.match_info["deployment"].lower()
     if name not in await plane.leaving(standing):
         changes.known(standing, name)
-    return answer({"content": await _ask_autoscaler(plane, standing.endpoint, name, tail)})
-
-
-async def _ask_autoscaler(plane: Plane, endpoint: str, deployment: str, lines: int) -> str:
-    socket = str(plane.settings.data.autoscaler_socket)
-    query = {"endpoint": endpoint, "deployment": deployment, "lines": str(lines)}
-    timeout = aiohttp.ClientTimeout(total=LOG_SECONDS)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket), timeout=timeout) as session,
-            session.get("http://autoscaler/logs", params=query) as response,
-        ):
-            body = await response.json(content_type=None)
-            if response.status == 404:
-                raise NotFound(f"deployment {deployment} of endpoint {endpoint} has no logs yet")
-            if response.status != 200:
-                raise Unavailable(f"the autoscaler, which reads the logs, answered {response.status}: try again")
-            return str(body["content"])
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        message = "the autoscaler, which reads the logs, does not answer; start it (`tidegate up` does) and try again"
-        raise Unavailable(message) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable("the autoscaler, which reads the logs, gave no usable answer: try again") from error
+    return answer({"content": await plane.logs.last_lines(standing.endpoint, name, tail)})
 
 
 def _flag(request: web.Request, name: str) -> bool:

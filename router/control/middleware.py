@@ -36,7 +36,7 @@ class Refused(TidegateError):
 
 def failure(error: TidegateError, headers: dict[str, str] | None = None) -> web.Response:
     """The JSON answer for `error`."""
-    more = {"Retry-After": "1"} if error.status == 503 else {}
+    more = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(error.status, {})
     return web.json_response(error.to_json(), status=error.status, headers={**(headers or {}), **more}, dumps=_dumps)
 
 
@@ -145,6 +145,3 @@ async def json_body(request: web.Request, *, required: bool) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
-
-
-MIDDLEWARES = (logged, errors_as_json, same_site, json_bodies)

@@ -31,6 +31,13 @@ async def health(_: web.Request) -> web.Response:
     return answer({"status": "ok"})
 
 
+async def readiness(request: web.Request) -> web.Response:
+    """That requests may come: what is in the store is published, and nothing ends."""
+    if request.app[PLANE].closing.is_set():
+        raise Unavailable("the control plane is ending")
+    return answer({"status": "ok"})
+
+
 async def get_operation(request: web.Request) -> web.Response:
     """One operation."""
     operation = await request.app[PLANE].operation(request.match_info["operation"])

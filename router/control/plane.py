@@ -16,6 +16,7 @@ from router.control import changes, settling
 from router.control.assets import Assets
 from router.control.content import KeyPair, OperationKind, Standing
 from router.control.fleet import Fleet
+from router.control.log_reading import LogReading
 from router.control.operations import Operation
 from router.control.publisher import Publisher
 from router.control.settling import Settler
@@ -38,6 +39,7 @@ class Plane:
     publisher: Publisher
     fleet: Fleet
     settler: Settler
+    logs: LogReading
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when streams must end."""
     stirred: asyncio.Event = field(default_factory=asyncio.Event)

@@ -19,11 +19,14 @@ from router.control.api import application
 from router.control.assets import Assets
 from router.control.direct import follow_direct
 from router.control.fleet import Fleet
+from router.control.log_reading import LogReading
 from router.control.plane import Plane
 from router.control.publisher import Publisher
 from router.control.settling import Settler
 from router.control.store import Store
+from router.runtime.credentials import NONE
 from router.runtime.log.base import Log
+from router.runtime.login import check_reach, nobody_is_asked
 from router.runtime.settings import ControlSettings
 
 if TYPE_CHECKING:
@@ -36,7 +39,11 @@ SHUTDOWN_SECONDS = 5.0
 
 
 async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
-    """Serve until `stop`. Raises `Unavailable` when the store, the log or the address cannot be had."""
+    """Serve until `stop`. Raises `Unavailable` when the store, the log or the address cannot be had, and `InvalidSpec`
+    for an address that other machines reach without a login.
+    """
+    check_reach(settings.host, settings.login or nobody_is_asked())
+    logs = LogReading(settings.autoscaler or (f"unix:{settings.data.autoscaler_socket}",), settings.credentials or NONE)
     settings.data.create()
     unsettled, stirred = asyncio.Event(), asyncio.Event()
 
@@ -58,7 +65,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready
         assets = Assets(settings.data.assets)
         await asyncio.to_thread(assets.clean)
         await publisher.catch_up(store)
-        plane = Plane(settings, log, store, assets, publisher, fleet, settler, stirred=stirred)
+        plane = Plane(settings, log, store, assets, publisher, fleet, settler, logs, stirred=stirred)
         async with _controller(plane) as controller:
             await _run(plane, controller, stop, on_ready)
     except ExceptionGroup as failures:

@@ -1,9 +1,13 @@
-"""Numbers in Prometheus's text format, and the smallest HTTP/1.1 exchange that hands them out: `GET /metrics`."""
+"""Numbers in Prometheus's text format, and the smallest HTTP/1.1 exchange that hands them out: `GET /metrics`.
+
+`GET /healthz` beside it says that the process answers at all.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from router.contract.errors import Unavailable
@@ -44,6 +48,43 @@ def text_of(families: Iterable[Family], **labels: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(texts: Iterable[str]) -> str:
+    """Several of our texts as one, in which what belongs to one metric stands together under one head."""
+    families: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for text in texts:
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                lines.append(line)
+                continue
+            _, _, name, *_ = line.split(" ", 3)
+            lines = families.setdefault(name, [])
+            if line not in lines:
+                lines.append(line)
+    return "".join(f"{line}\n" for lines in families.values() for line in lines)
+
+
+@contextlib.asynccontextmanager
+async def served(address: tuple[str, int] | None, collect: Callable[[], Awaitable[str]]) -> AsyncIterator[None]:
+    """Answer at `address` (host, port) while inside; nothing at all for None. Raises `Unavailable`."""
+    if address is None:
+        yield
+        return
+
+    async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(reader, writer, collect)
+
+    host, port = address
+    try:
+        server = await asyncio.start_server(exchange, host, port, limit=HEAD_BYTES)
+    except OSError as error:
+        raise Unavailable(f"metrics cannot be served at {host}:{port}: {error}; name another port") from error
+    try:
+        yield
+    finally:
+        server.close()
+
+
 async def answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, collect: Callable[[], Awaitable[str]]
 ) -> None:
@@ -63,10 +104,12 @@ async def answer(
 async def _respond(head: bytes, collect: Callable[[], Awaitable[str]]) -> tuple[str, str]:
     method, _, rest = head.partition(b" ")
     path = rest.split(b" ", 1)[0].partition(b"?")[0]
-    if path != b"/metrics":
-        return "404 Not Found", "only /metrics is here\n"
+    if path not in (b"/metrics", b"/healthz"):
+        return "404 Not Found", "only /metrics and /healthz are here\n"
     if method != b"GET":
         return "405 Method Not Allowed", "only GET is known\n"
+    if path == b"/healthz":
+        return "200 OK", "ok\n"
     try:
         return "200 OK", await collect()
     except Unavailable as error:

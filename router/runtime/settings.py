@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from router.runtime.credentials import Credentials  # the command line's own start must not pay for it
+    from router.runtime.login import Login
 
 
 def default_cache() -> Path:
@@ -137,6 +138,8 @@ class MirrorSettings:
     """Request and response bytes held; beyond it shadows are dropped with reason `memory`."""
     timeout_seconds: float = 300.0
     """A shadow's own deadline, independent of the live request's."""
+    metrics: tuple[str, int] | None = None
+    """(host, port) of its own numbers and its health; None: on its Unix socket alone."""
     autoscaler: tuple[str, ...] = ()
     """Where demand is handed besides the log, `unix:/path`, `http://host:port` or `https://host:port`; none where the log
     is as direct."""
@@ -183,6 +186,13 @@ class ControlSettings:
     port: int = 8081
     gateway_url: str = "http://127.0.0.1:8080"
     """Base of scoring URIs."""
+    login: Login | None = None
+    """What is asked of callers; None = nothing, which is for the loopback alone."""
+    autoscaler: tuple[str, ...] = ()
+    """Who reads the logs of deployments: `unix:/path`, `http://host:port` or `https://host:port`; empty = the autoscaler of
+    the same data folder."""
+    credentials: Credentials | None = None
+    """What autoscalers on other machines are shown and must show; None = nothing."""
     revisions_kept: int = 100
     """Per endpoint; older ones can no longer be rolled back to."""
     objects: ObjectSettings | None = None

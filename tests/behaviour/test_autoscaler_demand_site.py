@@ -150,7 +150,12 @@ async def test_the_largest_body_is_taken(ways: dict[str, Any], taker: Taker) -> 
 
 async def test_tcp_has_health_and_demand_but_no_logs(ways: dict[str, Any]) -> None:
     logs = "/logs?endpoint=e&deployment=blue"
-    for target, on_unix, on_tcp in (("/healthz", 200, 200), (logs, 200, 404), ("/other", 404, 404)):
+    for target, on_unix, on_tcp in (
+        ("/healthz", 200, 200),
+        ("/readyz", 200, 200),
+        (logs, 200, 404),
+        ("/other", 404, 404),
+    ):
         for way, expected in (("unix", on_unix), ("tcp", on_tcp)):
             async with connected(ways[way]) as connection:
                 connection.writer.write(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())

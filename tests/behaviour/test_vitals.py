@@ -14,9 +14,10 @@ import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.contract.errors import Unavailable
 from router.runtime import vitals
 from router.runtime.courier import Courier
-from router.runtime.exposition import Family, single, text_of
+from router.runtime.exposition import Family, merged, served, single, text_of
 from router.runtime.vitals import gathered, offered, writer_families
 
 DEADLINE = 30.0
@@ -174,3 +175,30 @@ def test_label_values_may_hold_anything() -> None:
     text = text_of([Family("tidegate_odd", "gauge", "", [({"name": odd}, 0.1)])])
     ((sample,),) = [family.samples for family in text_string_to_metric_families(text)]
     assert (sample.labels["name"], sample.value) == (odd, 0.1)
+
+
+def test_texts_of_several_processes_become_one_with_one_head_per_metric() -> None:
+    one = text_of(
+        [single("tidegate_a", "gauge", "It is a", 1), single("tidegate_b", "counter", "It is b", 2)], process="x"
+    )
+    two = text_of([single("tidegate_b", "counter", "It is b", 3)], process="y")
+    assert merged([one, two]).splitlines() == [
+        "# HELP tidegate_a It is a",
+        "# TYPE tidegate_a gauge",
+        'tidegate_a{process="x"} 1',
+        "# HELP tidegate_b It is b",
+        "# TYPE tidegate_b counter",
+        'tidegate_b{process="x"} 2',
+        'tidegate_b{process="y"} 3',
+    ]
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    async def nothing() -> str:
+        return ""
+
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as taken:
+        port = taken.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
+            async with served(("127.0.0.1", port), nothing):
+                pass

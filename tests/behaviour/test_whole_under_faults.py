@@ -131,7 +131,7 @@ async def test_kill_of_everything_leaves_replicas_that_the_next_start_adopts_onc
         async with whole(tmp_path) as running:
             await running.create("faults", {"blue": {"instance_count": 2}}, {"blue": 100})
             revisions = await running.api("GET", "/v1/endpoints/faults/revisions")
-            tree = psutil.Process(running.tree.pid)
+            tree = psutil.Process(running.up.pid)
             roles = tree.children()
             kill(tree.pid)
             psutil.wait_procs(roles, timeout=30)

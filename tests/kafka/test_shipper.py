@@ -24,6 +24,7 @@ from router.runtime.log.base import Message
 from router.runtime.log.kafka_connection import client_options
 from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.log.producing import Producing
+from router.runtime.vitals import offered, writer_families
 from tests.support.kafka_spool import (
     QUICK,
     Machine,
@@ -354,7 +355,13 @@ async def test_metrics_are_served(one: Machine, url: KafkaUrl) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    async with shipping(url, one.folder, dataclasses.replace(QUICK, metrics=("127.0.0.1", port))):
+    vitals = one.folder / "metrics"
+    settings = dataclasses.replace(QUICK, metrics=("127.0.0.1", port), vitals=vitals)
+    async with (
+        offered(vitals, "gateway-0", lambda: writer_families({DEMAND: 7}, None)),
+        offered(vitals, "mirror", lambda: writer_families({DEMAND: 0}, None)),
+        shipping(url, one.folder, settings),
+    ):
         one.append(DEMAND, "e", b"1")
         await one.shipped()
         await until(lambda: ("log_shipped_messages", DEMAND) in counters(one))
@@ -368,6 +375,10 @@ async def test_metrics_are_served(one: Machine, url: KafkaUrl) -> None:
 
         families = list(text_string_to_metric_families(text.partition("\r\n\r\n")[2]))
         assert {family.name for family in families} >= {"tidegate_spool_rows", "tidegate_log_shipped_messages"}
+        assert text.count("# TYPE tidegate_log_dropped_messages_total ") == 1
+        assert 'tidegate_log_dropped_messages_total{process="gateway-0",topic="demand"} 7\n' in text
+        assert 'tidegate_process_up{process="mirror"} 1\n' in text
+        assert (await _get(port, "/healthz")).startswith("HTTP/1.1 200 OK")
         assert (await _get(port, "/")).startswith("HTTP/1.1 404")
         assert (await _get(port, "/metrics", "POST")).startswith("HTTP/1.1 405")
 

@@ -73,7 +73,7 @@ async def test_without_a_broker_requests_scaling_and_restarts_go_on_and_nothing_
             await until(f"the {role} to be back", back)
         after = await running.send("live", 100)
         assert (after.failures, after.answered) == ([], 100)
-        assert psutil.pid_exists(running.tree.pid)
+        assert psutil.pid_exists(running.up.pid)
 
         await own_broker.start()
         again = await running.send("live", 50)

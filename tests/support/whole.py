@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import yaml
 
-from loadtests.tree import CommandFailed, Tree, tidegate_up
+from loadtests.tree import CommandFailed, Tidegate, Tree, tidegate_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -57,14 +57,21 @@ class Load:
 class Whole:
     """A running tree, its HTTP session and the shortest ways to use both."""
 
-    tree: Tree
+    tree: Tidegate
     session: aiohttp.ClientSession
     folder: Path
     keys: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def up(self) -> Tree:
+        """The processes, where they are children of this one."""
+        assert isinstance(self.tree, Tree)
+        return self.tree
+
     async def api(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
         """One call of the control plane; raises on an error status."""
-        async with self.session.request(method, self.tree.control_url + path, json=body, headers=headers) as response:
+        sent = {**self.tree.login, **(headers or {})}
+        async with self.session.request(method, self.tree.control_url + path, json=body, headers=sent) as response:
             text = await response.text()
             assert response.status < 400, f"{method} {path}: {response.status} {text}"
             return json.loads(text)
@@ -93,6 +100,12 @@ class Whole:
         sent = {"authorization": f"Bearer {self.keys[endpoint]}", **headers}
         async with self.session.post(url, json=body or {}, headers=sent) as response:
             return response.status, response.headers.get("azureml-model-deployment", ""), await response.text()
+
+    async def answers(self, endpoint: str, gateway_url: str) -> bool:
+        """Whether the gateway at this address has a scoring request answered."""
+        sent = {"authorization": f"Bearer {self.keys[endpoint]}"}
+        async with self.session.post(f"{gateway_url}/endpoints/{endpoint}/score", json={}, headers=sent) as response:
+            return response.status == 200
 
     async def _call(self, load: Load, endpoint: str, body: dict[str, Any]) -> None:
         load.sent += 1
@@ -145,7 +158,8 @@ class Whole:
         """Wait until that many gateway workers report that they route by `revision`."""
 
         async def look() -> bool:
-            async with self.session.get(f"{self.tree.control_url}/v1/events/demand", params={"tail": "50"}) as response:
+            url = f"{self.tree.control_url}/v1/events/demand"
+            async with self.session.get(url, params={"tail": "50"}, headers=self.tree.login) as response:
                 reports = [json.loads(line) for line in (await response.text()).splitlines()]
             newest: dict[str, int] = {
                 one["writer"]: one["event"]["revision"] for one in reports if not one["event"]["shadow"]
@@ -167,7 +181,7 @@ class Whole:
 
     def pids(self, role: str) -> list[int]:
         """Process ids of one role's processes that are ready, in the order of their names."""
-        told = json.loads((self.tree.data / "run" / "up.json").read_text())
+        told = json.loads((self.up.data / "run" / "up.json").read_text())
         roles = {name: state for name, state in told["roles"].items() if name.partition(" ")[0] == role}
         return [roles[name]["pid"] for name in sorted(roles) if roles[name]["ready"]]
 
@@ -197,7 +211,7 @@ def echo_deployment(endpoint: str, name: str, extra: dict[str, Any]) -> dict[str
             "request_timeout_ms": 60000,
             "max_queue_wait_ms": 60000,
         },
-        "tidegate": {"command": ["python", "serve.py", "--port", "{port}"]},
+        "tidegate": {"command": ["python", "serve.py", "--host", "{host}", "--port", "{port}"]},
     }
     tidegate = {**document["tidegate"], **extra.get("tidegate", {})}
     return {**document, **extra, "tidegate": tidegate}

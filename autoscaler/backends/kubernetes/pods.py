@@ -14,6 +14,7 @@ from typing import Any
 
 from autoscaler.backends.base import DeploymentPlan
 from autoscaler.backends.kubernetes import accounts, names
+from autoscaler.backends.kubernetes.files import signatures
 from autoscaler.backends.kubernetes.instance_types import InstanceType, gpus
 from autoscaler.backends.kubernetes.layout import (
     APP,
@@ -27,6 +28,7 @@ from autoscaler.backends.kubernetes.layout import (
     PORT,
     SCRATCH,
     SERVER,
+    SIGNATURES,
     TASK,
 )
 from autoscaler.backends.kubernetes.manifests import Manifest
@@ -69,6 +71,9 @@ def pod_template(plan: DeploymentPlan, kind: InstanceType, rules: PodRules) -> M
         }
     own = names.workload_labels(plan.endpoint, plan.deployment, plan.template)
     volumes, mounts = accounts.token(plan.account)
+    if gpus(kind):  # servers that share tensors between processes need more than the usual 64 MB of it
+        volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
+        mounts = [*mounts, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 -- the pod's own
     if volumes:
         spec["volumes"] = [*spec.get("volumes", ()), *volumes]
         server["volumeMounts"] = [*server.get("volumeMounts", ()), *mounts]
@@ -153,6 +158,8 @@ def _initializer(document: Mapping[str, Any], rules: PodRules, task: str, mounts
         raise Unlaunchable("InvalidDeploymentSpec", message)
     cache = APP if rules.cache_claim is None else CACHE
     told = {TASK: task, CONTROL_URL: rules.control_url, DOCUMENT: text, ENVIRONMENTS: str(cache), "HOME": str(SCRATCH)}
+    if signed := signatures(document, rules.assets_key):
+        told[SIGNATURES] = json.dumps(signed, sort_keys=True)
     return {
         "name": INITIALIZER,
         "image": rules.image,

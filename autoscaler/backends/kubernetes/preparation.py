@@ -20,15 +20,18 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autoscaler.backends.kubernetes import layout
+from autoscaler.backends.kubernetes.files import digests
 from autoscaler.backends.kubernetes.user_images import base_is_left_out, model_place
 from autoscaler.backends.local.conda import SERVER_PACKAGE, NotAnEnvironment, Requirements
 from autoscaler.backends.local.environments import BuildFailed, EnvironmentStore, write_whole
-from autoscaler.backends.local.launch import Unlaunchable, model_folder, needs, plan_launch, section
+from autoscaler.backends.local.launch import Unlaunchable, model_folder, needs, plan_launch
 from autoscaler.backends.local.preparation import read_requirements
 from router.contract.errors import TidegateError
+from router.contract.signatures import QUERY
 from router.runtime.archives import unpack
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -60,10 +63,19 @@ class NotFetched(Exception):
     """Files cannot be had from the control plane."""
 
 
-def prepare(document: Mapping[str, Any], task: str, control_url: str, place: Place) -> str:
-    """Everything that `task` asks for; returns what a user should know. Raises what `failure_of` explains."""
+def prepare(
+    document: Mapping[str, Any],
+    task: str,
+    control_url: str,
+    place: Place,
+    signatures: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Everything that `task` asks for; returns what a user should know. `signatures`: asset → what opens it.
+
+    Raises what `failure_of` explains.
+    """
     for digest in digests(document):
-        fetch(control_url, digest, place.assets)
+        fetch(control_url, digest, place.assets, signatures.get(digest, ""))
     _link_model(document, place)
     if task == "files":
         return ""
@@ -75,19 +87,7 @@ def prepare(document: Mapping[str, Any], task: str, control_url: str, place: Pla
     return "; ".join(note for note in (base_is_left_out(document), *warnings) if note)
 
 
-def digests(document: Mapping[str, Any]) -> list[str]:
-    """SHA-256 of every asset that `document` names."""
-    environment = section(document, "environment")
-    named = (
-        (document.get("code_configuration") or {}).get("code"),
-        section(document, "model").get("path"),
-        environment.get("conda_file"),
-    )
-    found = (str(one).removeprefix("asset:").partition("/")[0] for one in named if one is not None)
-    return list(dict.fromkeys(found))
-
-
-def fetch(control_url: str, digest: str, assets: Path) -> None:
+def fetch(control_url: str, digest: str, assets: Path, signature: str = "") -> None:
     """Put the asset into `assets/<digest>`, whole or not at all. Raises `NotFetched`."""
     folder, work = assets / digest, assets / f".{digest}"
     if folder.is_dir():
@@ -98,7 +98,7 @@ def fetch(control_url: str, digest: str, assets: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
-            _download(url, work)
+            _download(url + (f"?{QUERY}={signature}" if signature else ""), work)
             break
         except urllib.error.HTTPError as error:
             if error.code < 500 or time.monotonic() > deadline:
@@ -186,8 +186,9 @@ def main() -> None:
     """What the environment variables of `layout` say."""
     with _told():
         document = json.loads(os.environ[layout.DOCUMENT])
+        signatures = json.loads(os.environ.get(layout.SIGNATURES) or "{}")
         place = Place(cache=Path(os.environ[layout.ENVIRONMENTS]))
-        note = prepare(document, os.environ[layout.TASK], os.environ[layout.CONTROL_URL], place)
+        note = prepare(document, os.environ[layout.TASK], os.environ[layout.CONTROL_URL], place, signatures)
         if note:
             tell({"note": note})
 

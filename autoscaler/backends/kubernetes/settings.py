@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from router.runtime.given import Secret
 from router.runtime.kubernetes import ClusterSettings
 
 DEFAULT_IMAGE = "tidegate:0.1.0"
@@ -23,6 +24,8 @@ class PodRules:
     """Names of Secrets in the namespace with registry credentials."""
     control_url: str = DEFAULT_CONTROL_URL
     """Where pods find the control plane, which has the uploaded files."""
+    assets_key: Secret = Secret("")  # noqa: RUF009 -- an immutable string
+    """Signs the addresses of files, so that pods need no token; empty: the control plane asks for none."""
     allow_root: bool = False
     """Whether a user's own image may run as root: most clusters that care refuse it (Pod Security "restricted")."""
     cache_claim: str | None = None

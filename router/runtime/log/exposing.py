@@ -1,18 +1,17 @@
-"""Numbers of this machine's log for Prometheus, served by its shipper."""
+"""Numbers of this machine for Prometheus, served by its shipper: of its log, and of the processes that write to it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
+from pathlib import Path
 
-from router.contract.errors import Unavailable
 from router.runtime import exposition
-from router.runtime.exposition import HEAD_BYTES, Family
+from router.runtime.exposition import Family
 from router.runtime.log.base import Health
 from router.runtime.log.spool import Spool
 from router.runtime.log.spool_desk import Desk
 from router.runtime.log.spool_link import STATES
+from router.runtime.vitals import PROCESS, gathered
 
 _LABELS = {"log_producer_restarts": "reason"}
 """What the second part of a number's name means, where that is not the topic."""
@@ -35,24 +34,23 @@ def families_of(health: Health) -> list[Family]:
     return [*families, Family("tidegate_log_link", "gauge", "", states)]
 
 
-@contextlib.asynccontextmanager
-async def exposed(desk: Desk, address: tuple[str, int] | None) -> AsyncIterator[None]:
-    """Answer at `address` (host, port) while the context is open; nothing at all for None. Raises `Unavailable`."""
-    if address is None:
-        yield
-        return
+class Exposing:
+    """What the shipper's own listener tells: the log of its machine, and what the processes of its data folder offer."""
 
-    async def collect() -> str:
-        return text_of(await desk.ask(Spool.health))
+    def __init__(self, desk: Desk, vitals: Path | None, further: Iterable[Path] = ()) -> None:
+        """`vitals`: folder of the sockets on which processes tell what they count; `further`: single such sockets."""
+        self._desk = desk
+        self._vitals = vitals
+        self._further = tuple(further)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await exposition.answer(reader, writer, collect)
-
-    try:
-        server = await asyncio.start_server(answer, *address, limit=HEAD_BYTES)
-    except OSError as error:
-        raise Unavailable(
-            f"metrics cannot be served at {address[0]}:{address[1]}: {error}; name another port"
-        ) from error
-    async with server:
-        yield
+    async def text(self) -> str:
+        """For Prometheus. Raises `Unavailable`."""
+        log = text_of(await self._desk.ask(Spool.health))
+        if self._vitals is None:
+            return log
+        texts = await gathered(self._vitals, self._further)
+        answering = [({PROCESS: name}, float(text is not None)) for name, text in sorted(texts.items())]
+        up = Family("tidegate_process_up", "gauge", "Whether the process answers when asked for its metrics", answering)
+        return exposition.merged(
+            [log, exposition.text_of([up]), *(text for text in texts.values() if text is not None)]
+        )

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.contract.errors import Unavailable
+from router.runtime.exposition import served
 from router.runtime.log.embedded import WAKE
-from router.runtime.log.exposing import exposed
+from router.runtime.log.exposing import Exposing
 from router.runtime.log.shipping import SIDE, Shipping, ShippingSettings
 from router.runtime.log.spool import Spool
 from router.runtime.log.spool_desk import Desk, Syncing, opened
@@ -44,7 +45,11 @@ class ShipperSettings:
     spool_bytes: int = 1 << 30
     """What may wait; near it, the oldest request records are folded. Hours of an ordinary machine's records."""
     metrics: tuple[str, int] | None = None
-    """(host, port) where Prometheus finds this machine's log in numbers; None: nowhere."""
+    """(host, port) where Prometheus finds this machine in numbers; None: nowhere."""
+    vitals: Path | None = None
+    """Folder of the sockets on which the machine's processes tell what they count; None: only the log is told of."""
+    further_vitals: tuple[Path, ...] = ()
+    """Further such sockets."""
     sync_seconds: float = 0.05
     """Between a commit and its sync to the disk: what a power cut may take."""
     standby_seconds: float = 0.25
@@ -145,6 +150,7 @@ class _Shipper:
         self._keeping = Keeping(desk, self._telling, self._ballast, folder, KeepingSettings(settings.spool_bytes))
         self._syncing = Syncing(desk.folder, settings.sync_seconds)
         self._unsynced = asyncio.Event()
+        self._exposing = Exposing(desk, settings.vitals, settings.further_vitals)
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._take_over()
@@ -153,7 +159,7 @@ class _Shipper:
         loop.add_reader(listener.socket, self._on_wakeup, listener)
         ending = asyncio.Event()
         try:
-            async with exposed(self._desk, self._settings.metrics), Supervisor("shipper") as tasks:
+            async with served(self._settings.metrics, self._exposing.text), Supervisor("shipper") as tasks:
                 tasks.start("sync", lambda: self._syncing.run(self._unsynced), on_failure=OnFailure.RESTART)
                 tasks.start("keep", self._keeping.run, on_failure=OnFailure.RESTART)
                 tasks.start("tell", self._telling.run, on_failure=OnFailure.RESTART)

@@ -32,7 +32,9 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    server = await asyncio.start_server(answer, "127.0.0.1", parser.parse_args().port)
+    parser.add_argument("--host", required=True)
+    flags = parser.parse_args()
+    server = await asyncio.start_server(answer, flags.host, flags.port)
     await server.serve_forever()
 
 

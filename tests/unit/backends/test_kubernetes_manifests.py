@@ -131,6 +131,7 @@ def test_gpus_stand_in_the_limits_only_and_their_nodes_taint_is_tolerated() -> N
     assert "nvidia.com/gpu" not in template["spec"]["initContainers"][0]["resources"]["limits"]
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in template["spec"]["tolerations"]
     assert template["spec"]["nodeSelector"] == {"pool": "gpu"}
+    assert {"name": "shm", "mountPath": "/dev/shm"} in server(template)["volumeMounts"]
     assert not any(one["key"] == "nvidia.com/gpu" for one in made(CODE)["spec"]["tolerations"])
 
 

@@ -78,6 +78,16 @@ def test_every_published_port_is_listened_on_and_the_control_plane_stays_on_loop
     assert published["8081"].startswith("127.0.0.1:")
 
 
+def test_the_control_plane_waits_for_the_token_that_the_first_start_makes() -> None:
+    control, token = SERVICES["control"], SERVICES["token"]
+    file = control["environment"]["TIDEGATE_CONTROL_TOKEN_FILE"]
+    assert token["command"] == ["token", file]
+    assert token["volumes"] == [f"data:{DATA}"]
+    assert file.startswith(f"{DATA}/")
+    assert control["depends_on"]["token"] == {"condition": "service_completed_successfully"}
+    assert control["environment"].items() >= SERVICES["gateway"]["environment"].items()
+
+
 def with_other_machines() -> dict[str, Any]:
     """The compose file with the lines that let gateways on other machines in."""
     lines = []
@@ -103,6 +113,9 @@ def test_what_is_commented_out_for_other_machines_fits_together() -> None:
 def test_every_service_is_bounded_and_all_that_work_are_watched() -> None:
     for name, service in SERVICES.items():
         assert service["mem_limit"], name
+        if name == "token":  # ends when it is done
+            assert "restart" not in service
+            continue
         assert service["restart"] == "unless-stopped", name
         assert name == "machine" or service["healthcheck"]["test"][0] == "CMD", name
 

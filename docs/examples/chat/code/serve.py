@@ -77,8 +77,10 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    flags = parser.parse_args()
     TABLE = learn((Path(os.environ["AZUREML_MODEL_DIR"]) / "corpus" / "text.txt").read_text())
-    server = ThreadingHTTPServer(("127.0.0.1", parser.parse_args().port), Handler)
+    server = ThreadingHTTPServer((flags.host, flags.port), Handler)
     server.daemon_threads = True
     server.serve_forever()
