@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from autoscaler.backends.base import ObservedReplica
+from autoscaler.backends.base import Observation, ObservedReplica
 from router.contract.events import Phase
 from tests.support.backend_rigs import TARGET, ids, plan, ready, until, wish
 from tests.support.control_plane import Running, running, tar_of
@@ -122,8 +122,12 @@ async def test_code_that_fails_at_its_start_says_so(rig: KubernetesRig, tmp_path
         backend = rig.backend(rig.settings(control_url=url))
         await backend.start()
         await backend.apply(plan(wish(document, 1)))
-        seen = await until(backend, lambda o: TARGET in o.conditions and "ZeroDivi" in o.conditions[TARGET].log_tail)
-        assert seen.conditions[TARGET].phase is Phase.FAILED
+
+        def has_failed(seen: Observation) -> bool:
+            told = seen.conditions.get(TARGET)
+            return told is not None and told.phase is Phase.FAILED and "ZeroDivisionError" in told.log_tail
+
+        seen = await until(backend, has_failed)
         assert seen.conditions[TARGET].reason == "UserScriptInitFailed"
 
 

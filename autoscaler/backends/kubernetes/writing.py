@@ -32,6 +32,9 @@ from router.runtime.kubernetes import (
 )
 from router.runtime.kubernetes.resources import Resource
 
+HEARD_SECONDS = 1.0
+"""Longest wait for the watch to tell of a deletion cost; what goes wrong without is put right by the next round."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -253,9 +256,12 @@ class Writer:
         """The lowest deletion cost, so that a ReplicaSet takes this pod."""
         part = {"metadata": {"uid": one.uid, "annotations": {names.COST: str(VICTIM_COST)}}}
         try:
-            self._view.pods.put(await self._cluster.merge(PODS, self._namespace, one.name, part))
+            found = await self._cluster.merge(PODS, self._namespace, one.name, part)
         except Absent:
             return
+        self._view.pods.put(found)
+        # The ReplicaSet's controller reads pods by a watch of its own: it must not hear of the new count first.
+        await self._view.pods.told(found, HEARD_SECONDS)
 
     async def _end(self, pods: Sequence[Pod], wish: Wish) -> None:
         """Delete pods by name. Deleting tests nothing, so ask first whose the endpoint is."""

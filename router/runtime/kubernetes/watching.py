@@ -7,6 +7,7 @@ time. Of every object only what `keep` makes of it stays in memory. While the se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import OrderedDict
@@ -73,6 +74,9 @@ class Watched(Generic[T]):
         self._backoff = Backoff(FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, chance)
         self._versions: dict[str, int] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
+        self._heard = 0
+        """Newest version that the server has told, by list or watch."""
+        self._news = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -97,9 +101,17 @@ class Watched(Generic[T]):
             return
         self._take(name, version, found, live=True)
 
-    def is_newest(self, found: Mapping[str, Any]) -> bool:
-        """Whether nothing newer of this object is known."""
-        return self._versions.get(self._name(found), 0) <= _number(found)
+    async def told(self, found: Mapping[str, Any], seconds: float) -> None:
+        """Return when the watch has told this version of an object or a newer one, or after `seconds`.
+
+        Other watchers of the same server have most likely heard of it then too.
+        """
+        name, version = self._name(found), _number(found)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._heard < version and name in self.items:
+                    news = self._news
+                    await news.wait()
 
     # inside --------------------------------------------------------------------------------------------------------
 
@@ -117,6 +129,7 @@ class Watched(Generic[T]):
         for name in [name for name in self.items if name not in seen and self._versions.get(name, 0) <= moment]:
             self._drop(name, moment)
         self.lists += 1
+        self._hear(moment)
         self._healthy()
         self.synced.set()
         return version
@@ -131,6 +144,7 @@ class Watched(Generic[T]):
                     if kind:
                         version, spoken = str(found["metadata"]["resourceVersion"]), True
                         self._event(kind, found)
+                        self._hear(_number(found))
                     else:
                         self._healthy(keep_backoff=True)
         except Expired:
@@ -154,6 +168,11 @@ class Watched(Generic[T]):
                 self._drop(name, version)
             return
         self._take(name, version, found, live=True)
+
+    def _hear(self, version: int) -> None:
+        self._heard = max(self._heard, version)
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _take(self, name: str, version: int, found: Mapping[str, Any], *, live: bool) -> None:
         if version < self._versions.get(name, 0):
