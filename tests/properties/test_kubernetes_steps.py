@@ -203,3 +203,32 @@ def test_pods_that_have_failed_for_good_are_cleared_away() -> None:
 def test_surplus_pods_of_a_rollout_do_not_make_it_want_more() -> None:
     pods = [pod(f"p{number}") for number in range(3)]  # two wanted, one more while the controller exchanges them
     assert not step(workload(2, 3), pods, 2, (), keep=True)
+
+
+def test_a_victim_waits_for_a_count_that_lags_behind_or_it_would_be_replaced() -> None:
+    last = pod("p1")
+    assert not step(workload(1, 2), [pod("p0", ending=True), last], 0, {"p0", "p1"}, keep=True)
+    assert step(workload(1, 1), [pod("p0", ending=True), last], 0, {"p0", "p1"}, keep=True) == Work(scale=0)
+
+
+@given(st.integers(1, 5), st.integers(0, 3), st.booleans())
+def test_one_scale_in_right_after_another_replaces_nobody(running: int, lag: int, keep: bool) -> None:
+    cluster = Cluster(keep=keep)
+    cluster.replicas = cluster.count = running
+    cluster.controller()
+    for name in list(cluster.pods):
+        cluster.change(name, ready=True, scheduled=True, running=True)
+    before = set(cluster.pods)
+    for victim in sorted(before):
+        cluster.remove.add(victim)
+        cluster.count -= 1
+        cluster.see()
+        cluster.counted += lag  # the controller has not counted again yet
+        cluster.act()
+        cluster.controller()
+        assert cluster.pods.keys() <= before
+    for _ in range(5):
+        cluster.see()
+        cluster.act()
+        cluster.controller()
+    assert not cluster.pods

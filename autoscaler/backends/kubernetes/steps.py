@@ -53,11 +53,14 @@ def step(live: Workload | None, pods: Sequence[Pod], count: int, remove: Collect
     if wanted == 0 and not keep and not alive:
         return Work(drop=True)
     shrinking = min(len(victims), max(0, len(alive) - wanted))
+    # By name go only those whose place is to be filled again. Where the controller's count lags behind, its next word decides:
+    # a victim deleted meanwhile would be replaced, because the count has not gone down yet.
+    by_name = wanted == count
     scale = None if wanted == live.replicas else wanted
     if not shrinking or shrinking == len(alive):
-        return Work(scale=scale, delete_then=(*over, *(victims if not shrinking else ())))
+        return Work(scale=scale, delete_then=(*over, *(victims if by_name and not shrinking else ())))
     going = _takes(victims, shrinking)
-    rest = [one for one in victims if one not in going]
+    rest = [one for one in victims if one not in going] if by_name else []
     others = [one for one in alive if one not in going]
     if _would_go_first(others, going):
         return Work(delete_first=tuple(going), scale=scale, delete_then=(*over, *rest))
