@@ -111,7 +111,7 @@ class _Worker:
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
         self._reporter = Reporter(log, self._courier.hand)
         self._caught_up = asyncio.Event()
-        self._shadows_due = 0.0
+        self._records_due = self._shadows_due = 0.0
         self._due: dict[str, asyncio.TimerHandle] = {}
         """Endpoints that are to be reported before their time."""
 
@@ -196,13 +196,15 @@ class _Worker:
             await asyncio.sleep(self._settings.demand_period_seconds)
             self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, *, everything: bool = False) -> None:
         renew_clock()
         endpoints = list(self._discovery.endpoints.values())
         self._reporter.turn(endpoints)
-        for endpoint in endpoints:
-            endpoint.ledger.flush()
         now = self._loop.time()
+        if everything or now >= self._records_due:
+            self._records_due = now + self._settings.record_period_seconds
+            for endpoint in endpoints:
+                endpoint.ledger.flush()
         if now >= self._shadows_due:
             self._shadows_due = now + _SHADOWS_EVERY_SECONDS
             self._state.tee.report()
@@ -237,7 +239,7 @@ class _Worker:
             endpoint.abort()
         await state.tee.close(_TEE_CLOSE_SECONDS)
         await asyncio.sleep(0)
-        self._flush()
+        self._flush(everything=True)
         await self._courier.close(_COURIER_CLOSE_SECONDS)
         state.wheel.close()
         state.doorbell.close()

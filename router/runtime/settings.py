@@ -108,6 +108,9 @@ class GatewaySettings:
     """`<endpoint>.<domain>` in the Host header leads to the endpoint."""
     demand_period_seconds: float = 0.1
     """How often demand is folded; half the reaction time of the autoscaler."""
+    record_period_seconds: float = 0.25
+    """How often request records are handed to the log, at the first turn of demand after it: a commit costs about as much
+    for few as for many, and nobody scales by them. What a killed worker loses of them."""
     mirror_budget_bytes: int = 8 << 20
     """Bytes that may wait for the mirror, per worker; beyond it single shadows are dropped and counted."""
     drain_seconds: float = 30.0

@@ -203,7 +203,13 @@ async def gateway(folder: Path, **settings: Any) -> AsyncIterator[Rig]:
     """A worker that serves on a free port."""
     data = DataLayout(folder)
     data.create()
-    options = {"port": free_port(), "demand_period_seconds": 0.02, "drain_seconds": 5.0, **settings}
+    options = {
+        "port": free_port(),
+        "demand_period_seconds": 0.02,
+        "record_period_seconds": 0.0,
+        "drain_seconds": 5.0,
+        **settings,
+    }
     async with Rig(GatewaySettings(data=data, **options)).serving() as rig:
         yield rig
 
