@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test lint bench bench-log cluster cluster-down clean setup lock crds
+.PHONY: help demo test test-kubernetes lint bench bench-log cluster cluster-down clean setup lock crds
 
 SUMMARY ?=
 JSON ?=
@@ -19,7 +19,7 @@ KUBERNETES := containerd:containerd runc:runc containernetworking-plugins iptabl
   buildah:buildah debootstrap:debootstrap
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: ## Create .venv with everything at the locked versions
 	@bash deploy/setup-venv.sh
@@ -40,6 +40,10 @@ test: lint ## Lint, then every test (PYTEST="-k name" narrows)
 	@bash deploy/system-packages.sh $(KAFKA) || true
 	@bash deploy/system-packages.sh $(KUBERNETES) || true
 	@bash deploy/run-tests.sh $(PYTEST)
+
+test-kubernetes: setup ## Everything on a real Kubernetes, also what takes long (PYTEST="-k name" narrows)
+	@bash deploy/system-packages.sh $(KAFKA) $(KUBERNETES)
+	@.venv/bin/pytest tests/kubernetes tests/backends/test_backend_contract.py $(PYTEST)
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk

@@ -14,7 +14,7 @@ beside() {
   .venv/bin/pytest -p no:cacheprovider tests/kafka tests/log
   kafka=$?
   wait "$building"
-  .venv/bin/pytest -p no:cacheprovider tests/kubernetes
+  .venv/bin/pytest -p no:cacheprovider -m "not extended" tests/kubernetes
   kubernetes=$?
   return $((kafka > kubernetes ? kafka : kubernetes))
 }

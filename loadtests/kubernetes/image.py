@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtests.made_once import made_once, run, say
+from loadtests.made_once import alone, made_once, run, say
 from router.runtime.settings import default_cache
 
 if TYPE_CHECKING:
@@ -113,6 +113,12 @@ def _context() -> list[Path]:
 
 
 async def _build(made: Path) -> None:
+    # One at a time: who is done forgets images that are in nobody's cache, and another's is not there before it is pushed.
+    async with alone(default_cache() / ".images.lock", deadline_seconds=BUILD_SECONDS):
+        await _build_alone(made)
+
+
+async def _build_alone(made: Path) -> None:
     base = await _base_image()
     say("building Tidegate's image")
     lent = made.parent / "lent"

@@ -14,10 +14,22 @@ from tests.support.kubernetes_objects import Objects, define, following
 from tests.support.kubernetes_rig import KubernetesRig
 
 _HERE = Path(__file__).parent
+EXTENDED = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "backend_catalogue", "backend_code", "backend_conditions", "backend_replicas", "backend_weather", "cluster_bed",
+        "cluster_node", "image", "in_cluster", "in_cluster_on_kafka", "up_on_kubernetes",
+    )
+)  # fmt: skip
+"""Files that take minutes of real pods each: `make test-kubernetes` runs them, `make test` leaves them out. The backend's
+contract suite on a real node is in both."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where something is not built yet, a test may take as long as building does."""
+    """Mark what takes long. Where something is not built yet, a test may take as long as building does."""
+    for item in items:
+        if item.path.parent == _HERE and item.path.name in EXTENDED:
+            item.add_marker(pytest.mark.extended)
     if programs.built() and image.built():
         return
     for item in items:

@@ -18,6 +18,8 @@ import aiohttp
 
 from autoscaler.backends.base import Observation, ObservedReplica
 from router.contract.events import Phase
+from router.runtime.given import Secret
+from router.runtime.login import for_control
 from tests.support.backend_rigs import TARGET, ids, plan, ready, until, wish
 from tests.support.control_plane import Running, running, tar_of
 from tests.support.kubernetes_pods import RESTRICTED
@@ -37,6 +39,7 @@ def run(data):
     time.sleep(asked.get("seconds", 0))
     return {"answer": asked["x"] * weights["factor"], "word": os.environ["WORD"], "user": os.getuid()}
 """
+TOKEN, ASSETS_KEY = "operator-of-the-test", Secret("opens-single-files-of-the-test")
 PROBE = {"period": 1, "timeout": 5, "failure_threshold": 30}
 
 
@@ -48,7 +51,9 @@ def address(rig: KubernetesRig) -> str:
 @asynccontextmanager
 async def control_plane(rig: KubernetesRig, folder: Path) -> AsyncIterator[tuple[Running, str]]:
     """A control plane that pods can reach, and its address."""
-    async with running(folder, host=address(rig)) as plane:
+    login = for_control(address(rig), {"TIDEGATE_CONTROL_TOKEN": TOKEN, "TIDEGATE_ASSETS_KEY": ASSETS_KEY})
+    async with running(folder, host=address(rig), login=login) as plane:
+        plane.call.session.headers["Authorization"] = f"Bearer {TOKEN}"
         plane.call.base = f"http://{address(rig)}:{plane.settings.port}"
         yield plane, plane.call.base
 
@@ -89,7 +94,7 @@ async def test_a_scoring_script_is_served_with_its_model_in_a_restricted_namespa
 ) -> None:
     await rig.cluster.api.patch(f"/api/v1/namespaces/{rig.namespace}", {"metadata": {"labels": RESTRICTED}})
     async with control_plane(rig, tmp_path / "control") as (plane, url):
-        backend = rig.backend(rig.settings(control_url=url))
+        backend = rig.backend(rig.settings(control_url=url, assets_key=ASSETS_KEY))
         await backend.start()
         await backend.apply(plan(wish(await code_document(plane), 1)))
         (one,) = (await until(backend, ready(1))).replicas
@@ -102,7 +107,7 @@ async def test_a_scoring_script_is_served_with_its_model_in_a_restricted_namespa
 
 async def test_a_request_that_runs_when_its_pod_is_deleted_is_answered(rig: KubernetesRig, tmp_path: Path) -> None:
     async with control_plane(rig, tmp_path / "control") as (plane, url):
-        backend = rig.backend(rig.settings(control_url=url))
+        backend = rig.backend(rig.settings(control_url=url, assets_key=ASSETS_KEY))
         await backend.start()
         await backend.apply(plan(wish(await code_document(plane), 1)))
         (one,) = (await until(backend, ready(1))).replicas
@@ -119,7 +124,7 @@ async def test_code_that_fails_at_its_start_says_so(rig: KubernetesRig, tmp_path
         document["code_configuration"]["code"] = await uploaded(
             plane, score__py=SCORE.replace(b"global weights", b"1 / 0")
         )
-        backend = rig.backend(rig.settings(control_url=url))
+        backend = rig.backend(rig.settings(control_url=url, assets_key=ASSETS_KEY))
         await backend.start()
         await backend.apply(plan(wish(document, 1)))
 
@@ -135,7 +140,7 @@ async def test_files_that_cannot_be_had_are_named(rig: KubernetesRig, tmp_path: 
     async with control_plane(rig, tmp_path / "control") as (plane, url):
         document = await code_document(plane)
         document["model"]["path"] = f"asset:{'0' * 64}"
-        backend = rig.backend(rig.settings(control_url=url))
+        backend = rig.backend(rig.settings(control_url=url, assets_key=ASSETS_KEY))
         await backend.start()
         await backend.apply(plan(wish(document, 1)))
         seen = await until(backend, lambda o: TARGET in o.conditions and o.conditions[TARGET].phase is Phase.FAILED)
@@ -158,7 +163,7 @@ print("code", sorted(os.listdir(os.environ["AML_APP_ROOT"])), os.environ["AZUREM
         document["environment"] = {"image": rig.image}
         (*before, source, port, flag, host) = rig.document["tidegate"]["command"]
         document["tidegate"] = {"command": [*before, look + source, port, flag, host], "drain_seconds": 1}
-        backend = rig.backend(rig.settings(control_url=url))
+        backend = rig.backend(rig.settings(control_url=url, assets_key=ASSETS_KEY))
         await backend.start()
         await backend.apply(plan(wish(document, 1)))
         await until(backend, ready(1))
@@ -211,7 +216,7 @@ async def test_an_environment_is_built_in_the_pod_from_the_index_that_a_secret_n
     rig: KubernetesRig, tmp_path: Path
 ) -> None:
     async with control_plane(rig, tmp_path / "control") as (plane, url):
-        backend = rig.backend(rig.settings(control_url=url))
+        backend = rig.backend(rig.settings(control_url=url, assets_key=ASSETS_KEY))
         await backend.start()
         conda = await uploaded(plane, conda__yml=b"dependencies: [python, tidetable=1.5]\n")
         (_, *options, source, port, flag, host) = rig.document["tidegate"]["command"]

@@ -40,7 +40,9 @@ async def test_it_runs_where_nothing_is_allowed(cluster: Cluster, tidegate_image
 async def test_a_role_starts_and_answers_in_it(cluster: Cluster, namespace: str, tidegate_image: str) -> None:
     path = f"/api/v1/namespaces/{namespace}/pods"
     words = ["control", "--host=0.0.0.0", "--port=8081"]
-    await cluster.api.post(path, pod("control", tidegate_image, args=words, ready_path="/healthz", port=8081))
+    asked = pod("control", tidegate_image, args=words, ready_path="/healthz", port=8081)
+    asked["spec"]["containers"][0].setdefault("env", []).append({"name": "TIDEGATE_CONTROL_TOKEN", "value": "0" * 64})
+    await cluster.api.post(path, asked)
     ready = await cluster.api.until(path, "control", is_ready, deadline_seconds=SECONDS)
     url = f"http://{ready['status']['podIP']}:8081/healthz"
     async with asyncio.timeout(SECONDS), aiohttp.ClientSession() as session, session.get(url) as response:
