@@ -25,7 +25,11 @@ def _local(spec: DeploymentSpec) -> bool:
 
 
 ENDPOINT_ROWS = (
-    Row("compute", lambda spec: spec.compute, "there is no Kubernetes backend yet; the cluster is not contacted"),
+    Row(
+        "compute",
+        lambda spec: spec.compute,
+        "pods run in the cluster that the autoscaler was started with, whatever is named here",
+    ),
     Row("identity", lambda spec: spec.identity, "replicas run without an identity"),
     Row(
         "public_network_access",
@@ -39,12 +43,12 @@ DEPLOYMENT_ROWS = (
     Row(
         "type",
         lambda spec: spec.kind is Kind.KUBERNETES and spec.extras.backend is None,
-        "there is no Kubernetes backend yet; the replicas run on this machine",
+        "unless the autoscaler was started with --backend kubernetes; else the replicas run on this machine",
     ),
     Row(
         "tidegate.backend",
         lambda spec: spec.extras.backend in ("ray", "kubernetes"),
-        "only the local backend exists yet; until another does, this deployment has no replicas",
+        "unless the autoscaler was started with this backend; else the deployment has no replicas",
     ),
     Row(
         "model",
