@@ -22,7 +22,6 @@ from autoscaler.backends.kubernetes.instance_types import substitute
 from autoscaler.backends.kubernetes.output import newest_lines
 from autoscaler.backends.kubernetes.picture import Made, Picture
 from autoscaler.backends.kubernetes.pods import pod_template
-from autoscaler.backends.kubernetes.queue import Queue
 from autoscaler.backends.kubernetes.settings import KubernetesSettings
 from autoscaler.backends.kubernetes.view import View, watch
 from autoscaler.backends.kubernetes.writing import Wish, Writer
@@ -31,6 +30,7 @@ from router.contract.errors import Fenced, TidegateError, Unavailable
 from router.runtime.clock import Clock, SystemClock
 from router.runtime.kubernetes import Cluster, KubernetesError
 from router.runtime.kubernetes.pacing import Chance
+from router.runtime.kubernetes.queue import Queue
 
 MERGE_SECONDS = 0.02
 """Changes so close together are one observation: a hundred pods that start are not a hundred observations."""

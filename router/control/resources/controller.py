@@ -12,7 +12,6 @@ import logging
 import random
 from collections import Counter, defaultdict
 
-from autoscaler.backends.kubernetes.queue import Queue
 from router.contract.errors import PreconditionFailed, Unavailable
 from router.contract.events import Decision
 from router.control import views
@@ -32,6 +31,7 @@ from router.control.resources.telling import NORMAL, WARNING, Teller, rfc3339
 from router.runtime.clock import Clock, SystemClock
 from router.runtime.kubernetes import Cluster, Contested, KubernetesError, Watched
 from router.runtime.kubernetes.pacing import Chance
+from router.runtime.kubernetes.queue import Queue
 
 WORKERS = 4
 """Endpoints that are looked at at once."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoscaler.backends.kubernetes.queue import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Queue
 from router.runtime.clock import SystemClock
+from router.runtime.kubernetes.queue import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Queue
 
 A, B, C = ("e", "a"), ("e", "b"), ("e", "c")
 

@@ -1,4 +1,4 @@
-"""What is to be looked at next: each deployment at most once in the queue and by one worker at a time.
+"""What is to be looked at next: each target at most once in the queue and by one worker at a time.
 
 After a failure it waits longer and longer, whatever happens to it meanwhile; a new wish waits the first pause only.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from autoscaler.backends.base import Target
 from router.runtime.clock import Clock
 from router.runtime.kubernetes import Backoff
 from router.runtime.kubernetes.pacing import Chance
 
+Target = tuple[str, str]
+"""(endpoint, deployment); the deployment is empty for a whole endpoint."""
 FIRST_PAUSE_SECONDS = 0.5
 MOST_PAUSE_SECONDS = 60.0
 
