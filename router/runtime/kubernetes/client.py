@@ -22,6 +22,7 @@ from router.runtime.kubernetes.failures import (
     Absent,
     Asked,
     failure,
+    lost_output,
     unreachable,
 )
 from router.runtime.kubernetes.pacing import Pace
@@ -113,12 +114,15 @@ class Cluster:
     async def logs(
         self, namespace: str, pod: str, *, container: str, lines: int, timestamps: bool = False, previous: bool = False
     ) -> str:
-        """The newest lines of a container's output, oldest first."""
+        """The newest lines of a container's output, oldest first. Raises `Absent` when the node has removed it."""
         query = {"container": container, "tailLines": str(lines)}
         query |= {"timestamps": "true"} if timestamps else {}
         query |= {"previous": "true"} if previous else {}
-        text = await self._text(_Request("GET", Asked("get", PODS, namespace, pod, "log"), query))
-        return text.decode(errors="replace")
+        asked = Asked("get", PODS, namespace, pod, "log")
+        text = (await self._text(_Request("GET", asked, query))).decode(errors="replace")
+        if (lost := lost_output(asked, text)) is not None:
+            raise lost
+        return text
 
     async def watch(
         self, resource: Resource, namespace: str, version: str, *, labels: str = "", seconds: float = 300.0

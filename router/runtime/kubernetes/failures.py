@@ -15,6 +15,9 @@ from router.contract.errors import TidegateError
 from router.runtime.kubernetes.resources import Resource
 
 _USER = re.compile(r'User "([^"]+)" cannot')
+_LOST_OUTPUT = re.compile(
+    r'(unable to retrieve container logs for \S+://\S+|failed to try resolving symlinks in path "[^"\n]*": [^\n]*)\s*'
+)
 _CANNOT = re.compile(r'cannot ([a-z]+) resource "([^"]+)" in API group "([^"]*)"')
 
 
@@ -117,6 +120,15 @@ class Expired(KubernetesError):
 def unreachable(asked: Asked, server: str, problem: str) -> Unreachable:
     """No answer came."""
     return Unreachable(f"the Kubernetes API server at {server} cannot be reached: {problem} ({asked})", asked=asked)
+
+
+def lost_output(asked: Asked, text: str) -> Absent | None:
+    """The error that `text`, read with status 200 as a container's output, in truth is: kubelets tell so, and in no other
+    way, that the runtime has removed the container meanwhile. None where it is output.
+    """
+    if _LOST_OUTPUT.fullmatch(text) is None:
+        return None
+    return Absent(f"the node no longer has it: {text.strip()} ({asked})", asked=asked, answered=200)
 
 
 def failure(

@@ -33,7 +33,7 @@ from router.runtime.kubernetes import (
     Resource,
     Unreachable,
 )
-from router.runtime.kubernetes.failures import failure
+from router.runtime.kubernetes.failures import failure, lost_output
 
 ASKED = Asked("patch", DEPLOYMENTS, "models", "shop")
 
@@ -160,3 +160,18 @@ async def test_nobody_there_is_unreachable_and_counted(tmp_path: Path) -> None:
             await cluster.get(PODS, "models", "p")
         assert cluster.requests == {("get", "pods", "none"): 1}
         await cluster.close()
+
+
+def test_a_node_that_says_instead_of_output_that_it_has_none_is_not_taken_for_output() -> None:
+    asked = Asked("get", PODS, "models", "shop-1", "log")
+    gone = (
+        'failed to try resolving symlinks in path "/var/log/pods/p/server/3.log": lstat /var/log/pods/p: no such file'
+    )
+    assert isinstance(lost_output(asked, gone), Absent)
+    said = f"unable to retrieve container logs for containerd://{'f48f' * 16}"
+    lost = lost_output(asked, said)
+    assert isinstance(lost, Absent)
+    assert said in str(lost)
+    assert lost_output(asked, f"{said}\nand went on") is None
+    assert lost_output(asked, "") is None
+    assert lost_output(asked, f"2026-11-26T09:00:00Z {said}\n") is None  # with its time: the server has written it
