@@ -1,25 +1,21 @@
 """A real Apache Kafka broker as a child process: started, stopped, killed, frozen and restarted on the same data and ports.
 
-Ready means that it answered a request of the Kafka protocol. It dies with whoever started it, and belongs to no event
-loop: a broker started in one loop may be stopped in another.
+Ready means that it answered a request of the Kafka protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtests.child import Child
 from loadtests.kafka import security as listeners
 from loadtests.kafka import warm_start
 from loadtests.kafka.distribution import distribution, java, missing
 from loadtests.kafka.probing import HOST, accepts, free_port, present, until
 from loadtests.kafka.security import Certificates, Security
-from router.runtime.processes import end_group, set_parent_death_signal, signal_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +56,7 @@ class Membership:
 
 
 @dataclass(eq=False)
-class Broker:
+class Broker(Child):
     """One combined broker and controller with everything it keeps under `folder`."""
 
     folder: Path
@@ -80,7 +76,8 @@ class Broker:
         if not self.membership.controllers:
             self.membership = Membership(self.membership.node, (free_port(),))
         self._ports = {name: free_port() for name in listeners.PROTOCOLS} if self.security else {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self.name = f"the broker of {self.folder}"
+        self.output = self.folder / "broker.log"
         self._jars: Path | None = None
 
     @property
@@ -97,20 +94,9 @@ class Broker:
         """The files a client of the TLS listeners needs."""
         return Certificates(self.folder / "certificates")
 
-    @property
-    def output(self) -> Path:
-        """Everything the broker ever said."""
-        return self.folder / "broker.log"
-
-    @property
-    def pid(self) -> int | None:
-        """The running process, if there is one."""
-        return None if self._process is None or self._process.poll() is not None else self._process.pid
-
     async def start(self, deadline_seconds: float = 120) -> None:
         """Start on what the folder holds and return when it answers. Raises BrokerFailed, with nothing left running."""
-        if self.pid is not None:
-            raise RuntimeError(f"the broker of {self.folder} runs already")
+        self._must_not_run()
         self._jars = jars = await distribution()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.security:
@@ -120,59 +106,25 @@ class Broker:
             async with asyncio.timeout(deadline_seconds):
                 await self._format(jars)
                 warm = warm_start.flags(self._java, jars, self.folder)
-                self._process = self._launch(jars, [*warm, *self.jvm], "kafka.Kafka", str(self._config))
+                self._run(jars, [*warm, *self.jvm], "kafka.Kafka", str(self._config))
                 await self._answers()
         except TimeoutError:
             await self.kill()
-            raise BrokerFailed(f"no answer from {self.servers} after {deadline_seconds:g} s:\n{self._tail()}") from None
+            raise BrokerFailed(f"no answer from {self.servers} after {deadline_seconds:g} s:\n{self.tail()}") from None
         except BaseException:
             await self.kill()
             raise
 
     async def stop(self, grace_seconds: float = 30) -> None:
         """SIGTERM, then SIGKILL after `grace_seconds`. A broker that does not run stays so."""
-        await self._end(grace_seconds)
+        await super().stop(grace_seconds)
         if self._jars:
             warm_start.keep(self._java, self._jars, self.folder)
-
-    async def kill(self) -> None:
-        """SIGKILL. What it had written stays written: the machine did not crash, only the process."""
-        if self.pid is not None:
-            signal_group(self.pid, signal.SIGKILL)
-        await self._end(0)
 
     async def restart(self) -> None:
         """Stop, if it runs, and start again: same data, same ports."""
         await self.stop()
         await self.start()
-
-    async def ended(self) -> None:
-        """Return when no process runs."""
-        await until(self._has_ended)
-
-    async def freeze(self) -> None:
-        """SIGSTOP, and wait until it holds: connections stay open and nothing is answered."""
-        self._signal(signal.SIGSTOP)
-        await until(self._is_stopped)
-
-    async def thaw(self) -> None:
-        """SIGCONT."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        if self.pid is None:
-            raise RuntimeError(f"the broker of {self.folder} does not run")
-        signal_group(self.pid, number)
-
-    async def _end(self, grace_seconds: float) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            if process.poll() is None:
-                await end_group(process.pid, grace_seconds)
-        finally:  # what is cancelled here has been killed there
-            process.wait(30)
 
     # ── its files and its process ──
 
@@ -218,10 +170,10 @@ class Broker:
             return
         users = listeners.scram_users(self.security) if self.security else []
         words = ["format", "-t", CLUSTER_ID, "-c", str(self._config), *users]
-        self._process = self._launch(jars, self.jvm, "kafka.tools.StorageTool", *words)
+        self._run(jars, self.jvm, "kafka.tools.StorageTool", *words)
         await self.ended()
-        if code := self._process.returncode:
-            raise BrokerFailed(f"formatting {self._data} ended with {code}:\n{self._tail()}")
+        if self.code:
+            raise BrokerFailed(f"formatting {self._data} ended with {self.code}:\n{self.tail()}")
 
     @property
     def _java(self) -> str:
@@ -229,19 +181,10 @@ class Broker:
             raise BrokerFailed(missing() or "there is no java on the path")
         return program
 
-    def _launch(self, jars: Path, jvm: Sequence[str], *words: str) -> subprocess.Popen[bytes]:
-        parent = os.getpid()
+    def _run(self, jars: Path, jvm: Sequence[str], *words: str) -> None:
         logging_file = Path(listeners.__file__).with_name("log4j2.properties")
         flags = [f"-Xmx{self.heap_mb}m", *jvm, f"-Dlog4j2.configurationFile={logging_file}"]
-        number = os.open(self.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            return subprocess.Popen(
-                [self._java, *flags, "-cp", warm_start.class_path(jars), *words],
-                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=number, stderr=number,
-                process_group=0, preexec_fn=lambda: set_parent_death_signal(signal.SIGKILL, parent),  # noqa: PLW1509 -- one call into libc
-            )  # fmt: skip
-        finally:
-            os.close(number)
+        self._launch([self._java, *flags, "-cp", warm_start.class_path(jars), *words], folder=self.folder)
 
     async def _answers(self) -> None:
         """Return when the cluster knows this node as present and every listener accepts."""
@@ -250,18 +193,8 @@ class Broker:
 
     async def _is_known(self) -> bool:
         if self.pid is None:
-            raise BrokerFailed(f"the broker of {self.folder} ended before it was ready:\n{self._tail()}")
+            raise BrokerFailed(f"the broker of {self.folder} ended before it was ready:\n{self.tail()}")
         return await accepts(self.port) and self.membership.node in await present(self.port)
 
     async def _accepts_everywhere(self) -> bool:
         return all([await accepts(port) for port in self._ports.values()])
-
-    async def _is_stopped(self) -> bool:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0] == "T"
-
-    async def _has_ended(self) -> bool:
-        return self.pid is None
-
-    def _tail(self) -> str:
-        return "\n".join(self.output.read_text(errors="replace").splitlines()[-40:]) if self.output.exists() else ""
