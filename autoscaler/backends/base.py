@@ -86,6 +86,8 @@ class Observation:
 
     replicas: tuple[ObservedReplica, ...] = ()
     conditions: Mapping[Target, Condition] = field(default_factory=dict)
+    generations: Mapping[str, int] = field(default_factory=dict)
+    """Endpoint → the highest ownership generation that is known to have acted for it here, whoever's."""
     blind: str = ""
     """Why nothing could be seen so far, as a sentence; the rest is empty then and says nothing about what runs."""
 

@@ -214,6 +214,7 @@ class MemoryBackend:
         return Observation(
             replicas=tuple(sorted(self.world.replicas.values(), key=lambda one: one.id)),
             conditions={target: self._condition(target, wish) for target, wish in self.world.wishes.items()},
+            generations=dict(self.world.generations),
         )
 
     def _condition(self, target: Target, wish: DeploymentPlan) -> Condition:

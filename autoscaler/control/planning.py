@@ -99,6 +99,19 @@ class Planner:
         elif not again or known is None or event.version >= known.version:
             self._answer(endpoint)  # whatever its version: a compacted log keeps the word that was said last
 
+    def acted(self, endpoint: str, generation: int, *, first: bool) -> None:
+        """A backend was last told about `endpoint` with `generation`.
+
+        At our `first` look at that backend it was an earlier owner, whom a log that was lost no longer knows: it is outdone.
+        Later it is somebody who took over from us, and the backend's refusal tells us.
+        """
+        if not self._territory.acts_for(endpoint):
+            self._territory.heard(endpoint, generation)
+        elif first and self._territory.confirmed and generation > self._territory.generation(endpoint):
+            self._territory.heard(endpoint, generation)
+            self._territory.outdo(endpoint)
+            self._answer(endpoint)
+
     def named(self, endpoint: str, version: int) -> None:
         """A reporter routes by the word about `endpoint` with this number. One that nobody here knows is outdone."""
         if self._versions.named(endpoint, version):

@@ -129,7 +129,9 @@ class Reconciler:
 
     def take_observation(self, backend: str, observation: Observation) -> None:
         """All that `backend` runs now."""
-        blind = self._sightings.blind(backend)
+        blind, first = self._sightings.blind(backend), not self._sightings.seen(backend)
+        for endpoint, generation in observation.generations.items():
+            self.planner.acted(endpoint, generation, first=first)
         self.planner.dirty |= self._sightings.take(backend, observation)
         if blind != observation.blind:
             self.planner.dirty |= set(self.fleet.revisions)

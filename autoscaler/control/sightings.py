@@ -45,6 +45,10 @@ class Sightings:
         self._shown[backend], self._running[backend] = shown, running
         return {target[0] for target in {*shown, *before} if shown.get(target) != before.get(target)}
 
+    def seen(self, backend: str) -> bool:
+        """Whether `backend` has ever said what runs there."""
+        return backend in self._shown
+
     def blind(self, backend: str) -> str:
         """Why nothing is known about what `backend` runs; empty when it can be seen."""
         return self._blind.get(backend, "")

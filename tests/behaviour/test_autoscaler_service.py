@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from autoscaler.backends.base import Observation
 from autoscaler.backends.memory import MemoryBackend, MemoryWorld
 from autoscaler.control.service import run
 from router.contract.codec import decode_decision, decode_replicas, encode_demand, encode_specs
@@ -202,15 +203,45 @@ async def test_a_second_autoscaler_on_the_same_data_is_refused(bench: Bench) -> 
 
 async def test_an_owner_that_was_overtaken_ends(bench: Bench) -> None:
     memory = MemoryBackend(world=bench.world)
-    bench.world.generations[ENDPOINT] = 99
-    bench.specs(revision(1, {"blue": deployment()}))
+
+    def overtaken() -> None:  # after its first look
+        bench.world.generations[ENDPOINT] = 99
+        bench.specs(revision(1, {"blue": deployment()}))
+
     with pytest.raises(TaskFailed, match="Fenced"):
         async with asyncio.timeout(DEADLINE):
             await run(
-                bench.settings, {"memory": memory}, bench.log, asyncio.Event(), lambda: None, default_backend="memory"
+                bench.settings, {"memory": memory}, bench.log, asyncio.Event(), overtaken, default_backend="memory"
             )
     assert bench.world.replicas == {}
     await memory.close(end_replicas=True)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known at once", "blind at first"])
+async def test_an_owner_that_lost_its_data_takes_over_from_the_one_it_was(
+    bench: Bench, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the log the generations of before are lost; the cluster still holds what was done with them."""
+    real, sighted = MemoryBackend.observe, asyncio.Event()
+
+    async def observe(self: MemoryBackend) -> AsyncIterator[Observation]:
+        if not known:
+            yield Observation(blind="nobody answers")
+            await sighted.wait()
+        async for one in real(self):
+            yield one
+
+    monkeypatch.setattr(MemoryBackend, "observe", observe)
+    bench.world.generations[ENDPOINT] = 99
+    async with bench.running():
+        sighted.set()
+        bench.specs(revision(1, {"blue": deployment()}))
+        await bench.until("ready", bench.count(1, 1))
+    assert bench.world.generations[ENDPOINT] == 100
+    async with bench.running():
+        bench.specs(revision(2, {"blue": deployment(instance_count=2)}))
+        await bench.until("ready", bench.count(2, 2))
+    assert bench.world.generations[ENDPOINT] > 100
 
 
 async def test_a_backend_that_refuses_a_plan_gets_it_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ class Picture:
         for target in stale:
             self._draw(target, plans.get(target))
         replicas = tuple(one for some in self._replicas.values() for one in some)
-        return Observation(replicas, dict(self._conditions))
+        return Observation(replicas, dict(self._conditions), self._view.generations())
 
     def is_settled(self, target: Target, plan: DeploymentPlan) -> bool:
         """Whether all that is wished is there, so that time alone changes nothing."""

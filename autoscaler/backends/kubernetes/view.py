@@ -84,6 +84,10 @@ class View:
         account = self.account(endpoint)
         return account.generation if account is not None else 0
 
+    def generations(self) -> dict[str, int]:
+        """Endpoint → the highest ownership known to have acted for it."""
+        return {endpoint: self.accounts.items[name].generation for endpoint, name in self._accounts.items()}
+
     # inside --------------------------------------------------------------------------------------------------------
 
     def _pod(self, found: Mapping[str, Any], before: Pod | None, live: bool) -> Pod:

@@ -73,6 +73,11 @@ class Ownership:
             self._generations.update(dict.fromkeys(endpoints, generation))
             write_whole(self._folder / GENERATIONS, json.dumps(self._generations))
 
+    @property
+    def generations(self) -> dict[str, int]:
+        """Endpoint → the newest ownership generation that acted for it."""
+        return dict(self._generations)
+
     def release(self) -> None:
         """Let go."""
         if self._fd >= 0:

@@ -284,7 +284,8 @@ class LocalBackend:
 
     def _observation(self) -> Observation:
         replicas = tuple(replica.observed() for replica in self._replicas.values())
-        return Observation(replicas, {target: self._condition(target, wish) for target, wish in self._wishes.items()})
+        conditions = {target: self._condition(target, wish) for target, wish in self._wishes.items()}
+        return Observation(replicas, conditions, self._ownership.generations)
 
     def _condition(self, target: Target, wish: DeploymentPlan) -> Condition:
         preparation = self._preparations.get(target)
