@@ -76,14 +76,23 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             tally.failures[repr(error)[:200]] += 1
 
-    async def steady(self, per_second: float, seconds: float) -> None:
-        """Open loop: requests leave on time whether or not earlier ones have come back."""
+    async def steady(self, per_second: float, seconds: float, most: int = 12) -> None:
+        """A paced loop: requests leave on time, whether or not earlier ones have come back, while no more than `most` are out.
+
+        Without that bound a machine that is busy otherwise would be sent more than its replicas may queue, and the demo
+        would show their limit instead of what it is about.
+        """
         count = int(per_second * seconds)
-        started = time.monotonic()
+        started, free = time.monotonic(), asyncio.Semaphore(most)
+
+        async def one() -> None:
+            async with free:
+                await self.send()
+
         async with asyncio.TaskGroup() as group:
             for index in range(count):
                 await asyncio.sleep(max(0.0, started + index / per_second - time.monotonic()))
-                group.create_task(self.send(), name=f"request-{index}")
+                group.create_task(one(), name=f"request-{index}")
 
     async def crowd(self, callers: int, seconds: float) -> None:
         """Closed loop: `callers` people, each sending again as soon as the answer is there."""
