@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from router.contract.events import Phase, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from router.runtime.exposition import Family
 
 Target = tuple[str, str]
 """(endpoint, lower-case deployment name)."""
@@ -111,6 +113,9 @@ class Backend(Protocol):
 
     async def logs(self, endpoint: str, deployment: str, lines: int) -> str:
         """The newest `lines` lines of the deployment's output, oldest first, each behind its replica's id."""
+
+    def figures(self) -> Iterable[Family]:
+        """What it counts about itself, for Prometheus."""
 
     async def close(self, *, end_replicas: bool) -> None:
         """Let go. With `end_replicas`, every replica ends first; otherwise they run on for the next owner to adopt."""

@@ -105,6 +105,10 @@ class MemoryBackend:
         text = [f"{one}: {line}" for one in mine for line in self.world.output.get(one, ())]
         return "\n".join(text[-lines:] if lines > 0 else [])
 
+    def figures(self) -> tuple[()]:
+        """See `Backend`. Nothing."""
+        return ()
+
     async def close(self, *, end_replicas: bool) -> None:
         """See `Backend`."""
         self._closed = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from autoscaler.backends.base import Backend
 from autoscaler.control.door import Door
 from autoscaler.control.intake import Intake, IntakeStats
 from autoscaler.control.observers import Told
@@ -21,7 +22,16 @@ _PREFIX = "tidegate_autoscaler"
 class Figures:
     """The parts of one process whose numbers these are."""
 
-    def __init__(self, log: Log, intake: Intake, reconciler: Reconciler, mandate: Mandate, door: Door) -> None:
+    def __init__(
+        self,
+        log: Log,
+        intake: Intake,
+        reconciler: Reconciler,
+        mandate: Mandate,
+        *,
+        door: Door,
+        backends: Iterable[Backend],
+    ) -> None:
         self.told = Told()
         """To be told of every turn."""
         self._log = log
@@ -29,6 +39,7 @@ class Figures:
         self._reconciler = reconciler
         self._mandate = mandate
         self._door = door
+        self._backends = tuple(backends)
 
     async def text(self) -> str:
         """As Prometheus scrapes it."""
@@ -40,6 +51,8 @@ class Figures:
         yield from _share(self._reconciler.territory, self._mandate)
         yield from _work(self.told, self._intake.stats)
         yield from _reporters(self._reconciler)
+        for backend in self._backends:
+            yield from backend.figures()
         words = "Requests over TCP that showed no token, or another one"
         yield single(f"{_PREFIX}_refused_logins_total", "counter", words, self._door.refused)
 

@@ -148,7 +148,7 @@ class Autoscaler:
         self.intake = Intake(log, reconciler)
         self._credentials = settings.credentials or NONE
         self._door = Door(self._credentials.token)
-        self.figures = Figures(log, self.intake, reconciler, mandate, self._door)
+        self.figures = Figures(log, self.intake, reconciler, mandate, door=self._door, backends=backends.values())
         self._passing = Passing()
         self._settings = settings
         self._backends = backends

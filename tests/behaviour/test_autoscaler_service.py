@@ -31,6 +31,7 @@ from router.contract.events import (
     EndpointRevision,
     ReplicaState,
 )
+from router.runtime.exposition import single
 from router.runtime.log.embedded import EmbeddedLog
 from router.runtime.settings import AutoscalerSettings, DataLayout
 from router.runtime.tasks import TaskFailed
@@ -283,3 +284,12 @@ async def test_messages_nobody_can_read_are_skipped(bench: Bench) -> None:
     async with bench.running():
         bench.specs(revision(1, {"blue": deployment()}))
         await bench.until("ready", bench.count(1, 1))
+
+
+async def test_what_a_backend_counts_is_among_the_metrics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryBackend, "figures", lambda _: (single("tidegate_clouds", "gauge", "Seen", 7),))
+    async with bench.running():
+        connector = aiohttp.UnixConnector(str(bench.settings.data.autoscaler_socket))
+        session = aiohttp.ClientSession(connector=connector)
+        async with session, session.get("http://autoscaler/metrics") as reply:
+            assert 'tidegate_clouds{process="autoscaler"} 7' in (await reply.text()).splitlines()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from autoscaler.backends.base import Observation, Plan, Target
 from autoscaler.backends.kubernetes import manifests
 from autoscaler.backends.kubernetes.catalogue import Catalogue
 from autoscaler.backends.kubernetes.diagnosis import Diagnosis
+from autoscaler.backends.kubernetes.figures import families
 from autoscaler.backends.kubernetes.instance_types import substitute
 from autoscaler.backends.kubernetes.output import newest_lines
 from autoscaler.backends.kubernetes.picture import Made, Picture
@@ -28,6 +29,7 @@ from autoscaler.backends.kubernetes.writing import Wish, Writer
 from autoscaler.backends.local.launch import Unlaunchable
 from router.contract.errors import Fenced, TidegateError, Unavailable
 from router.runtime.clock import Clock, SystemClock
+from router.runtime.exposition import Family
 from router.runtime.kubernetes import Cluster, KubernetesError
 from router.runtime.kubernetes.pacing import Chance
 from router.runtime.kubernetes.queue import Queue
@@ -136,6 +138,10 @@ class KubernetesBackend:
         """The newest lines of every pod of the deployment; those that end are over."""
         pods = [one for one in self._view.pods_of((endpoint, deployment)) if not one.ending]
         return await newest_lines(self.cluster, self._namespace, pods, lines)
+
+    def figures(self) -> Iterator[Family]:
+        """What the API server was asked, and whether what we watch is up to date."""
+        return families(self.cluster.requests, self._view.parts)
 
     async def close(self, *, end_replicas: bool) -> None:
         """Let go. With `end_replicas` every Deployment of ours is deleted first, and its pods have begun to end."""

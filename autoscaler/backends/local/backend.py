@@ -133,6 +133,10 @@ class LocalBackend:
             text += "".join(f"environment {line}\n" for line in preparation.condition.log_tail.splitlines())
         return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
 
+    def figures(self) -> tuple[()]:
+        """See `Backend`. Nothing: its work is what the replicas show."""
+        return ()
+
     async def close(self, *, end_replicas: bool) -> None:
         """Let go; with `end_replicas` everything ends first, side by side and within the grace of one."""
         if self._closed:
