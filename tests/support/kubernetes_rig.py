@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,11 @@ from autoscaler.backends.kubernetes.backend import KubernetesBackend
 from autoscaler.backends.kubernetes.settings import KubernetesSettings, PodRules
 from loadtests.kubernetes.cluster.cluster import Cluster
 from router.runtime.kubernetes import ClusterSettings
-from tests.support.backend_rigs import SERVER, fetch
+from tests.support.backend_rigs import DEADLINE_SECONDS, SERVER, fetch
 
 SMALL = "small"
+NEW = Counter({"create serviceaccounts": 1, "patch deployments": 1, "patch poddisruptionbudgets": 1})
+"""Writes for the first deployment of an endpoint."""
 TYPES = """
 apiVersion: amlarc.azureml.com/v1alpha1
 kind: InstanceType
@@ -120,3 +123,16 @@ def writes(backend: KubernetesBackend) -> Counter[str]:
         if verb not in ("get", "list", "watch"):
             found[f"{verb} {resource}"] += count
     return found
+
+
+async def written(backend: KubernetesBackend, wanted: Counter[str]) -> Counter[str]:
+    """All writes so far, once `wanted` are among them: what a write does may be seen before its answer is."""
+    made = writes(backend)
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not wanted <= made:
+                await asyncio.sleep(0.02)
+                made = writes(backend)
+    except TimeoutError:
+        raise AssertionError(f"{made} instead of {wanted} within {DEADLINE_SECONDS} s") from None
+    return made
