@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from autoscaler.backends.base import DeploymentPlan
 from autoscaler.backends.kubernetes import names
 from router.contract.events import ReplicaState
 from tests.support.backend_rigs import TARGET, fetch, ids, plan, ready, until, wish
 from tests.support.kubernetes_rig import NEW, KubernetesRig, server_document, writes, written
 
-DEPLOYMENTS = "apps/v1/deployments"
+DEPLOYMENTS, BUDGETS = "apps/v1/deployments", "policy/v1/poddisruptionbudgets"
 NAME = names.deployment_name(*TARGET, "t1")
 ONE_MORE = Counter({"patch deployments": 1})
 ONE_LESS = Counter({"patch pods": 1, "patch deployments": 1})
@@ -152,20 +154,36 @@ async def test_a_change_of_the_template_leaves_one_deployment(rig: KubernetesRig
 
 
 async def test_what_is_gone_leaves_nothing_in_the_cluster(rig: KubernetesRig) -> None:
+    green = ("shop", "green")
     backend = rig.backend()
     await backend.start()
-    await backend.apply(plan(wish(rig.document, 1), wish(rig.document, 1, target=("shop", "green"), template="g")))
+    await backend.apply(plan(wish(rig.document, 1), wish(rig.document, 1, target=green, template="g")))
     seen = await until(backend, lambda o: ready(1)(o) and ready(1, "g")(o))
     await backend.apply(plan(wish(rig.document, 0, remove=frozenset(ids(seen)), gone=True)))
     await until(backend, lambda o: TARGET not in o.conditions)
-    assert len(await rig.list("policy/v1/poddisruptionbudgets")) == 1  # green's
-    await backend.apply(
-        plan(wish(rig.document, 0, remove=frozenset(ids(seen)), target=("shop", "green"), template="g", gone=True))
-    )
+    assert len(await rig.list(BUDGETS)) == 1  # green's
+    assert len(await rig.list("serviceaccounts")) == 2
+    await backend.apply(plan(wish(rig.document, 0, remove=frozenset(ids(seen)), target=green, template="g", gone=True)))
     await until(backend, lambda o: not o.conditions)
-    for resource in (DEPLOYMENTS, "policy/v1/poddisruptionbudgets"):
+    for resource in (DEPLOYMENTS, BUDGETS):
         assert await rig.list(resource) == []
     assert [one["metadata"]["name"] for one in await rig.list("serviceaccounts")] == ["default"]
+
+
+async def test_who_goes_before_the_last_pod_has_ended_leaves_nothing_either(rig: KubernetesRig) -> None:
+    document = {**rig.document, "tidegate": {**rig.document["tidegate"], "drain_seconds": 3600}}
+    blue, green = (DeploymentPlan("shop", name, document, name, 1) for name in ("blue", "green"))
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(blue, green))
+    seen = await until(backend, lambda o: ready(1, "blue")(o) and ready(1, "green")(o))
+    await backend.apply(plan(*(replace(one, count=0, remove=frozenset(ids(seen)), gone=True) for one in (blue, green))))
+    await until(backend, lambda o: not o.conditions)
+    await backend.close(end_replicas=False)
+    for resource in (DEPLOYMENTS, BUDGETS):
+        assert await rig.list(resource) == []
+    assert [one["metadata"]["name"] for one in await rig.list("serviceaccounts")] == ["default"]
+    assert {one["metadata"]["name"] for one in await rig.list("pods")} == ids(seen)  # as long as their server takes
 
 
 async def test_of_two_owners_the_newer_one_acts_and_the_older_one_finds_out(rig: KubernetesRig) -> None:

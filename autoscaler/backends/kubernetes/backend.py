@@ -246,7 +246,7 @@ class KubernetesBackend:
         wish = self._wishes.get(target)
         if wish is None or not self._visible:
             return
-        if wish.plan.gone and not self._view.workloads_of(target) and not self._view.pods_of(target):
+        if wish.plan.gone and not self._runs(target):
             await self._forget(target)
             return
         await self._writer.claim(wish)
@@ -273,10 +273,18 @@ class KubernetesBackend:
         self._say()
         return made
 
+    def _runs(self, target: Target) -> bool:
+        """Whether there is more of it than pods that end. Those may take minutes, and nobody might be left by then who knows."""
+        return bool(self._view.workloads_of(target)) or any(not one.ending for one in self._view.pods_of(target))
+
+    def _stays(self, target: Target) -> bool:
+        wish = self._wishes.get(target)
+        return (wish is not None and not wish.plan.gone) or self._runs(target)
+
     async def _forget(self, target: Target) -> None:
-        last = not any(one[0] == target[0] and one != target for one in (*self._wishes, *self._view.targets()))
+        others = {one for one in (*self._wishes, *self._view.targets()) if one[0] == target[0] and one != target}
         wish = self._wishes[target]
-        await self._writer.tidy(wish, endpoint_too=last)
+        await self._writer.tidy(wish, endpoint_too=not any(map(self._stays, others)))
         if self._wishes.get(target) is wish:  # else it has been wished for again meanwhile
             del self._wishes[target]
             self._picture.made.pop(target, None)
