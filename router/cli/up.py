@@ -22,11 +22,12 @@ from typing import Any
 from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.compute import objects_passed_on, passed_on
-from router.contract.errors import InvalidSpec, TidegateError, Unavailable
+from router.contract.errors import InvalidSpec, Problem, TidegateError, Unavailable
 from router.runtime import vitals
+from router.runtime.credentials import is_loopback
 from router.runtime.log.kafka_url import KafkaUrl
 from router.runtime.log.opening import check_url
-from router.runtime.login import for_control
+from router.runtime.login import ASSETS_KEY, ASSETS_KEY_FILE, MAKE, TOKEN, for_control
 from router.runtime.processes import alive, identity
 from router.runtime.settings import DataLayout
 from router.supervision import Supervisor
@@ -54,7 +55,7 @@ def up(session: Session) -> int:
     data = DataLayout(flags.data.expanduser().absolute())
     log = flags.log or f"embedded:{data.log}"
     where = check_url(log)
-    check_login(flags.control_host)
+    check_login(flags)
     prepare(data)
     with only_one(data):
         await_predecessors(data)
@@ -84,13 +85,24 @@ def up(session: Session) -> int:
     return 0
 
 
-def check_login(control_host: str) -> None:
+def check_login(flags: argparse.Namespace) -> None:
     """What is wrong with the tokens is said here, before anything starts."""
+    told: list[Problem] = []
+    reached = not is_loopback(flags.control_host)
+    asked = reached
     try:
-        for_control(control_host)
+        asked = bool(for_control(flags.control_host).operators)
     except InvalidSpec as error:
         told = [replace(one, field="--control-host") if one.field == "host" else one for one in error.problems]
-        raise InvalidSpec(told) from None
+    pods_fetch = "kubernetes" in (flags.backend or ()) and (reached or bool(flags.kubernetes_control_url))
+    if pods_fetch and asked and not (os.environ.get(ASSETS_KEY_FILE) or os.environ.get(ASSETS_KEY)):
+        message = (
+            "must name a file with a key: the control plane asks for a token, and with --backend kubernetes pods fetch their files "
+            f"from it by addresses signed with this key; it is needed beside {TOKEN} ({MAKE})"
+        )
+        told.append(Problem(ASSETS_KEY_FILE, message))
+    if told:
+        raise InvalidSpec(told)
 
 
 def compute_words(flags: argparse.Namespace, control_port: int) -> tuple[str, ...]:

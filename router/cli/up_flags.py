@@ -40,7 +40,8 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address the gateway listens on (default: %(default)s)")
     add("--port", type=port, default=8080, help="port of the gateway; 0 = any free one (default: %(default)s)")
     add("--control-host", default="127.0.0.1", help="address of the control plane; where other machines "
-        "reach it, TIDEGATE_CONTROL_TOKEN_FILE must name a file with a token (default: %(default)s)")  # fmt: skip
+        "reach it, TIDEGATE_CONTROL_TOKEN_FILE must name a file with a token, and TIDEGATE_ASSETS_KEY_FILE one with a key if "
+        "pods are to fetch files there (default: %(default)s)")  # fmt: skip
     add("--control-port", type=port, default=8081, help="port of the control plane (default: %(default)s)")
     add(
         "--gateway-url",

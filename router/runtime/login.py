@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 PREFIX = "TIDEGATE_CONTROL_"
 TOKEN = f"{PREFIX}TOKEN_FILE"
 ASSETS_PREFIX = "TIDEGATE_ASSETS_"
+ASSETS_KEY, ASSETS_KEY_FILE = f"{ASSETS_PREFIX}KEY", f"{ASSETS_PREFIX}KEY_FILE"
 LEAST_TOKEN = 16
 """Characters: less could be guessed."""
 MAKE = "`tidegate token` makes one"

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from loadtests.kubernetes.cluster.cluster import Cluster
+from router.runtime.login import new_token
 from tests.support.cli_tree import UpTree
 from tests.support.kubernetes_rig import TYPES
 
@@ -44,6 +45,7 @@ def tree(cluster: Cluster, namespace: str, tidegate_image: str, tmp_path: Path) 
         "--kubernetes-pull-policy=Never",
         f"--kubernetes-instance-types={types}",
         f"--control-host={urlsplit(cluster.server).hostname}",
+        environment={"TIDEGATE_CONTROL_TOKEN": new_token(), "TIDEGATE_ASSETS_KEY": new_token()},
     )
     try:
         yield made

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ START_SECONDS = 120.0
 class UpTree:
     """One `tidegate up`."""
 
-    def __init__(self, folder: Path, *flags: str, data: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, data: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment`: on top of this process's own, for `up` and for every command."""
+        self.environment = os.environ | dict(environment or {})
         self.data = data or folder / "data"
         self.said = folder / f"up-{time.monotonic_ns()}.txt"
         words = ("up", "--data", str(self.data), "--port", "0", "--control-port", "0", *flags)
         with self.said.open("wb") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
-            )
+                [*COMMAND, *words], cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                process_group=0,
+            )  # fmt: skip
 
     def about(self) -> dict[str, Any]:
         """`run/up.json` of this very process, once everything is ready."""
@@ -63,7 +69,7 @@ class UpTree:
 
     def run(self, *words: str, cwd: Path | None = None, fails: bool = False) -> subprocess.CompletedProcess[str]:
         """One command against this tree."""
-        environment = {**os.environ, "TIDEGATE_URL": self.about()["control_url"], "PYTHONPATH": str(ROOT)}
+        environment = {**self.environment, "TIDEGATE_URL": self.about()["control_url"], "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [*COMMAND, *words],
             cwd=cwd,

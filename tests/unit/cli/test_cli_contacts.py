@@ -160,3 +160,24 @@ def test_up_refuses_an_open_control_plane_before_anything_starts(
     assert "--control-host" in error
     assert "TIDEGATE_CONTROL_TOKEN_FILE" in error
     assert not data.exists()
+
+
+def test_up_with_pods_names_both_secrets_that_it_misses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TIDEGATE_CONTROL_TOKEN", "TIDEGATE_ASSETS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+    data = tmp_path / "data"
+    words = ["up", "--data", str(data), "--backend", "kubernetes", "--control-host", "0.0.0.0"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "--control-host" in error
+    assert "TIDEGATE_CONTROL_TOKEN_FILE" in error
+    assert "TIDEGATE_ASSETS_KEY_FILE: must name a file with a key" in error
+    monkeypatch.setenv("TIDEGATE_CONTROL_TOKEN", SECRET)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "--control-host:" not in error
+    assert "TIDEGATE_ASSETS_KEY_FILE: must name a file with a key" in error
+    assert not data.exists()
