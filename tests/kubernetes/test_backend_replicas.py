@@ -138,6 +138,44 @@ async def test_foreign_changes_to_what_is_ours_are_put_back_and_others_left_alon
     await until(backend, ready(2))
 
 
+async def test_foreign_changes_to_what_stands_around_a_deployment_are_put_back(rig: KubernetesRig) -> None:
+    """The budget as a whole, of the account what is ours; somebody who restarts looks at both too."""
+    wished = replace(wish(rig.document, 1), account={"serviceaccount.eks.amazonaws.com/role-arn": "arn:1"})
+    backend, api = rig.backend(), rig.cluster.api
+    budgets, accounts = rig.path("policy/v1/poddisruptionbudgets"), rig.path("serviceaccounts")
+    budget, account = names.budget_name(*TARGET), names.account_name(TARGET[0])
+    await backend.start()
+    await backend.apply(plan(wished))
+    await until(backend, ready(1))
+    ours = (await api.until(budgets, budget, lambda _: True))["spec"]
+    foreign = {"maxUnavailable": None, "minAvailable": 1, "selector": {"matchLabels": {"app": "another"}}}
+
+    async def spoil() -> None:
+        await api.patch(f"{budgets}/{budget}", {"spec": foreign})
+        annotations = {"eks.amazonaws.com/role-arn": "arn:2", "somebody": "else"}
+        about = {"metadata": {"annotations": annotations}, "automountServiceAccountToken": True}
+        await api.patch(f"{accounts}/{account}", about)
+
+    def whole(one: dict[str, Any]) -> bool:
+        said = one["metadata"]["annotations"]
+        return said["eks.amazonaws.com/role-arn"] == "arn:1" and one["automountServiceAccountToken"] is False
+
+    async def back() -> None:
+        await api.until(budgets, budget, lambda one: one["spec"] == ours)
+        seen = await api.until(accounts, account, whole)
+        assert seen["metadata"]["annotations"]["somebody"] == "else"
+
+    await spoil()
+    await back()
+    await backend.close(end_replicas=False)
+    await spoil()
+    following = rig.backend()
+    await following.start()
+    await following.apply(plan(wished, generation=2))
+    await back()
+    await following.close(end_replicas=True)
+
+
 async def test_a_change_of_the_template_leaves_one_deployment(rig: KubernetesRig) -> None:
     backend = rig.backend()
     await backend.start()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoscaler.backends.kubernetes import names
+from autoscaler.backends.kubernetes.reading import Account
 from router.runtime.kubernetes.resources import SERVICE_ACCOUNTS
 
 ANNOTATION = "serviceaccount."
@@ -38,6 +39,13 @@ def service_account(endpoint: str, account: Mapping[str, str], generation: int, 
         },
         "automountServiceAccountToken": False,
     }
+
+
+def is_whole(found: Account, account: Mapping[str, str]) -> bool:
+    """Whether `found` says what the endpoint says; annotations of others count for nothing."""
+    wanted = account_annotations(account)
+    same = found.manifest == fingerprint(account) and not found.mounts_token
+    return same and all(found.annotations.get(name) == text for name, text in wanted.items())
 
 
 def account_annotations(account: Mapping[str, str]) -> dict[str, str]:

@@ -124,6 +124,34 @@ class Account:
     generation: int
     manifest: str
     """Fingerprint of what the endpoint said about it."""
+    annotations: Mapping[str, str]
+    """Those that are not Tidegate's own."""
+    mounts_token: bool
+    """Whether pods get a token for the cluster's API by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The PodDisruptionBudget of one deployment."""
+
+    endpoint: str
+    deployment: str
+    edits: int
+    """`metadata.generation`: counts up with every change of the spec, whoever's."""
+    spec: Mapping[str, Any]
+
+    @property
+    def target(self) -> Target:
+        """Whose replicas it protects."""
+        return self.endpoint, self.deployment
+
+
+def budget(found: Mapping[str, Any]) -> Budget:
+    """From the JSON of a PodDisruptionBudget."""
+    metadata = found["metadata"]
+    labels = metadata.get("labels") or {}
+    identity = str(labels.get(names.ENDPOINT)), str(labels.get(names.DEPLOYMENT))
+    return Budget(*identity, int(metadata.get("generation") or 0), found.get("spec") or {})
 
 
 def account(found: Mapping[str, Any]) -> Account:
@@ -136,6 +164,8 @@ def account(found: Mapping[str, Any]) -> Account:
         labels.get(names.ENDPOINT, ""),
         count(about.get(names.GENERATION)),
         about.get(names.MANIFEST, ""),
+        {name: text for name, text in about.items() if name not in {names.GENERATION, names.MANIFEST}},
+        found.get("automountServiceAccountToken") is not False,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoscaler.backends.base import Target
 from autoscaler.backends.kubernetes import names, reading
-from autoscaler.backends.kubernetes.reading import Account, Pod, Workload
+from autoscaler.backends.kubernetes.reading import Account, Budget, Pod, Workload
 from router.runtime.clock import Clock
 from router.runtime.kubernetes import (
     DEPLOYMENTS,
@@ -105,9 +105,9 @@ class View:
         for target in {one.target for one in (before, now) if one is not None}:
             self._tell(target)
 
-    def _on_budget(self, _: str, before: Target | None, now: Target | None) -> None:
-        if before is not None and now is None:
-            self._tell(before)
+    def _on_budget(self, _: str, before: Budget | None, now: Budget | None) -> None:
+        if before is not None and (now is None or now.spec != before.spec):
+            self._tell(before.target)
 
     def _on_account(self, name: str, before: Account | None, now: Account | None) -> None:
         if before is not None and self._accounts.get(before.endpoint) == name:
@@ -139,9 +139,8 @@ def _account(found: Mapping[str, Any], _: Account | None, __: bool) -> Account:
     return reading.account(found)
 
 
-def _budget(found: Mapping[str, Any], _: Target | None, __: bool) -> Target:
-    labels = found["metadata"].get("labels") or {}
-    return str(labels.get(names.ENDPOINT)), str(labels.get(names.DEPLOYMENT))
+def _budget(found: Mapping[str, Any], _: Budget | None, __: bool) -> Budget:
+    return reading.budget(found)
 
 
 async def watch(view: View) -> None:

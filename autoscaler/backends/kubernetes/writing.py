@@ -60,7 +60,9 @@ class Writer:
         self._view = view
         self._claims: dict[str, asyncio.Lock] = {}
         self._edits: dict[str, int] = {}
-        """Deployment → `metadata.generation` after our last write: a higher one is somebody else's change."""
+        """Deployment or budget → `metadata.generation` after our last write: a higher one is somebody else's change."""
+        self._accounts: dict[str, str] = {}
+        """Endpoint → the version of its account after our last write."""
 
     # ownership -----------------------------------------------------------------------------------------------------
 
@@ -71,7 +73,7 @@ class Writer:
         async with lock:
             account = self._view.account(endpoint)
             owned = self._owned(account, endpoint, generation)
-            if owned and account is not None and account.manifest == accounts.fingerprint(wish.plan.account):
+            if owned and account is not None and self._is_our_account(account, wish.plan.account):
                 return
             try:
                 await self._write_account(wish, account)
@@ -84,6 +86,11 @@ class Writer:
             raise Fenced(f"generation {generation} acts for {endpoint} after {account.generation} took over")
         return account is not None and account.generation == generation
 
+    def _is_our_account(self, account: Account, wanted: Mapping[str, str]) -> bool:
+        """Whether it says what it should, or what an admission rule has made of it."""
+        ours = self._accounts.get(account.endpoint) == account.version
+        return accounts.is_whole(account, wanted) or (ours and account.manifest == accounts.fingerprint(wanted))
+
     async def _write_account(self, wish: Wish, account: Account | None) -> None:
         plan = wish.plan
         manifest = accounts.service_account(plan.endpoint, plan.account, wish.generation, self._namespace)
@@ -92,6 +99,7 @@ class Writer:
         else:
             manifest["metadata"]["resourceVersion"] = account.version
             found = await self._cluster.apply(SERVICE_ACCOUNTS, manifest)
+        self._accounts[plan.endpoint] = str(found["metadata"].get("resourceVersion") or "")
         self._view.accounts.put(found)
 
     async def _read_account(self, endpoint: str) -> Account | None:
@@ -141,6 +149,7 @@ class Writer:
             await self._cluster.delete(SERVICE_ACCOUNTS, self._namespace, account.name, preconditions=only)
         if endpoint_too:
             self._claims.pop(endpoint, None)
+            self._accounts.pop(endpoint, None)
 
     async def drop(self, wishes: Sequence[Wish]) -> None:
         """End every Deployment and budget of these; accounts stay and remember whose the endpoints were."""
@@ -289,9 +298,17 @@ class Writer:
             self._view.pods.put(found)
 
     async def _ensure_budget(self, target: Target) -> None:
-        if names.budget_name(*target) not in self._view.budgets.items:
-            manifest = manifests.disruption_budget(*target, self._namespace)
-            self._view.budgets.put(await self._cluster.apply(DISRUPTION_BUDGETS, manifest))
+        name, manifest = names.budget_name(*target), manifests.disruption_budget(*target, self._namespace)
+        live = self._view.budgets.items.get(name)
+        if live is not None and (live.spec == manifest["spec"] or self._edits.get(name) == live.edits):
+            return
+        if live is None:
+            found = await self._cluster.apply(DISRUPTION_BUDGETS, manifest)
+        else:  # the whole of it: a field that others have set beside ours may exclude ours
+            whole = [{"op": "replace", "path": "/spec", "value": manifest["spec"]}]
+            found = await self._cluster.change(DISRUPTION_BUDGETS, self._namespace, name, whole)
+        self._edits[name] = int(found["metadata"].get("generation") or 0)
+        self._view.budgets.put(found)
 
     async def _look_again(self, name: str) -> None:
         """What the watch has not told yet."""
