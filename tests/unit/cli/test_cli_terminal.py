@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
+            preexec_fn=_interruptible,
         )
         os.close(slave)
         self.text = ""
@@ -43,23 +46,39 @@ class Terminal:
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.text):
             assert time.monotonic() < deadline, self.text
-            try:
-                self.text += re.sub(
-                    r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self._master, 65536).decode(errors="replace")
-                )
-            except OSError:  # the other side is closed
+            if not self._read(deadline):
                 assert re.search(pattern, self.text), self.text
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def end(self) -> int:
+    def end(self, seconds: float = 60) -> int:
+        """The exit status. What it says last is read meanwhile: a full terminal would hold it up."""
+        deadline = time.monotonic() + seconds
         try:
-            return self.process.wait(60)
+            while time.monotonic() < deadline and self._read(deadline):
+                pass
+            return self.process.wait(max(1.0, deadline - time.monotonic()))
         finally:
             self.process.kill()
             self.process.wait()
             os.close(self._master)
+
+    def _read(self, deadline: float) -> bool:
+        """Take what is there, or comes before `deadline`; False when the other side is closed."""
+        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return True
+        try:
+            said = os.read(self._master, 65536)
+        except OSError:
+            return False
+        self.text += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode(errors="replace"))
+        return True
+
+
+def _interruptible() -> None:
+    """A shell's background job ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def told(ready: int) -> dict[str, Any]:
@@ -76,7 +95,7 @@ def test_status_follows_what_changes_until_it_is_interrupted() -> None:
             screen.until("2/0/2")
             screen.until("2/2/2")
         finally:
-            screen.process.send_signal(2)
+            screen.process.send_signal(signal.SIGINT)
             assert screen.end() == 130
 
 
