@@ -43,7 +43,7 @@ from router.contract.packed_requests import (
 from router.contract.schema import SCHEMA, Malformed, UnknownSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 __all__ = [
     "COUNTS",
@@ -87,8 +87,9 @@ E = TypeVar("E")
 P = TypeVar("P", dict[str, Any], list[Any])
 
 
-def _to_json(event: Any) -> bytes:
-    body = {"schema": SCHEMA, **dataclasses.asdict(event)}
+def _to_json(event: Any, *, without: Collection[str] = ()) -> bytes:
+    body = {name: value for name, value in dataclasses.asdict(event).items() if name not in without}
+    body["schema"] = SCHEMA
     return json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
 
 
@@ -143,14 +144,18 @@ def _part(body: dict[str, Any], name: str, shape: type[P]) -> P:
 
 
 def encode_specs(event: EndpointRevision) -> bytes:
-    """JSON of one endpoint revision."""
-    return _to_json(_plain(event))
+    """JSON of one endpoint revision; `cohorts` is there where it says something."""
+    return _to_json(_plain(event), without=() if event.cohorts else ("cohorts",))
 
 
 def _plain(event: EndpointRevision) -> EndpointRevision:
     documents = {name: dict(document) for name, document in event.deployments.items()}
     return dataclasses.replace(
-        event, document=dict(event.document), deployments=documents, restarts=dict(event.restarts)
+        event,
+        document=dict(event.document),
+        deployments=documents,
+        restarts=dict(event.restarts),
+        cohorts=dict(event.cohorts),
     )
 
 
@@ -162,7 +167,14 @@ def decode_specs(data: bytes) -> EndpointRevision:
         raise Malformed("key_hashes are strings")
     if not all(isinstance(one, dict) for one in _part(body, "deployments", dict).values()):
         raise Malformed("deployments are documents")
-    return _build(EndpointRevision, body, key_hashes=tuple(hashes))
+    cohorts = {name: _parts_of(found) for name, found in _part(body, "cohorts", dict).items()}
+    return _build(EndpointRevision, body, key_hashes=tuple(hashes), cohorts=cohorts)
+
+
+def _parts_of(found: Any) -> tuple[int, ...]:
+    if not isinstance(found, list) or not all(type(one) is int and 0 <= one < 100 for one in found):
+        raise Malformed("cohorts are lists of whole numbers from 0 to 99")
+    return tuple(found)
 
 
 def encode_replicas(event: EndpointReplicas) -> bytes:

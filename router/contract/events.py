@@ -43,6 +43,9 @@ class EndpointRevision:
     deleted: bool = False
     restarts: Mapping[str, int] = field(default_factory=dict)
     """Deployment → how often its replicas were asked to be replaced although their template is the same."""
+    cohorts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Where callers stick to a deployment: deployment → the hundredths of the callers (0 to 99) that are its own, in the
+    order in which it got them. Empty otherwise."""
 
 
 class ReplicaState(enum.StrEnum):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.contract.events import EndpointRevision
+from router.policy.cohorts import Cohorts, deal
 
 Document = Mapping[str, Any]
 
@@ -29,21 +30,31 @@ class Content:
     """Lower-case name → the deployment's document."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     """Deployment → how often its replicas were asked to be replaced."""
+    cohorts: Cohorts = field(default_factory=dict)
+    """Where callers stick: which hundredths of them each deployment has."""
 
     def to_text(self) -> str:
         """JSON, in a form that `from_text` reads back to an equal value."""
         body = {"document": self.document, "deployments": self.deployments, "restarts": self.restarts}
+        body |= {"cohorts": self.cohorts} if self.cohorts else {}
         return json.dumps(body, separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str) -> Content:
         """Inverse of `to_text`."""
         body = json.loads(text)
-        return cls(body["document"], body["deployments"], body["restarts"])
+        cohorts = {name: tuple(parts) for name, parts in body.get("cohorts", {}).items()}
+        return cls(body["document"], body["deployments"], body["restarts"], cohorts)
 
     def replace(self, **changes: Any) -> Content:
         """The same content with some parts replaced."""
         return dataclasses.replace(self, **changes)
+
+    def after(self, before: Content | None) -> Content:
+        """The same with callers dealt to deployments by its traffic, so that as few as possible of those `before` move."""
+        sticky = (self.document.get("tidegate") or {}).get("stickiness")
+        cohorts = deal(self.traffic, before.cohorts if before is not None else {}) if sticky else {}
+        return self if cohorts == self.cohorts else self.replace(cohorts=cohorts)
 
     @property
     def traffic(self) -> dict[str, int]:
@@ -102,6 +113,7 @@ class Standing:
             self.key_hashes,
             self.deleted,
             self.content.restarts,
+            self.content.cohorts,
         )
 
 

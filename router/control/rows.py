@@ -59,7 +59,8 @@ def next_standing(endpoint: str, before: Standing | None, change: Change, now_ns
     hashes = () if keys is None else keys.hashes()
     if keys is None and before is not None and not change.deleted:
         hashes = before.key_hashes
-    return Standing(endpoint, number, now_ns, change.content, change.deleted, keys, hashes)
+    content = change.content.after(before.content if before is not None else None)
+    return Standing(endpoint, number, now_ns, content, change.deleted, keys, hashes)
 
 
 def write_revision(db: sqlite3.Connection, after: Standing, words: str) -> None:
@@ -249,7 +250,7 @@ def reconcile(db: sqlite3.Connection, in_log: Mapping[str, EndpointRevision]) ->
 def _adopt(db: sqlite3.Connection, event: EndpointRevision, known: Standing | None) -> None:
     """The log's revision becomes the newest. Its keys' text is only known where their hashes have not changed."""
     keys = known.keys if known is not None and known.key_hashes == event.key_hashes else None
-    content = Content(event.document, event.deployments, event.restarts)
+    content = Content(event.document, event.deployments, event.restarts, event.cohorts)
     after = Standing(event.endpoint, event.revision, event.at_ns, content, event.deleted, keys, event.key_hashes)
     write_revision(db, after, "recovered from the log")
     db.execute("DELETE FROM outbox WHERE endpoint = ?", (event.endpoint,))

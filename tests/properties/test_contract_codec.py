@@ -46,6 +46,7 @@ EVENTS = {
     events.SPECS: st.builds(
         events.EndpointRevision, TEXT, BIG, BIG, JSON, st.dictionaries(TEXT, JSON, max_size=2),
         st.lists(TEXT, max_size=2).map(tuple), st.booleans(), st.dictionaries(TEXT, COUNT, max_size=2),
+        st.dictionaries(TEXT, st.lists(st.integers(0, 99), max_size=3).map(tuple), max_size=2),
     ),
     events.REPLICAS: st.builds(
         events.EndpointReplicas, TEXT, BIG, BIG, BIG, st.dictionaries(TEXT, REPLICA_SET, max_size=2)

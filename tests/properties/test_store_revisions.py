@@ -35,13 +35,18 @@ def steps() -> st.SearchStrategy[tuple[str, str, Any]]:
     )
 
 
+def sticky(shares: dict[str, int], number: int) -> dict[str, Any]:
+    extras = {"tidegate": {"stickiness": {"by": "client"}}} if number % 3 else {}
+    return {"traffic": shares, **extras}
+
+
 async def decision(store: Store, step: tuple[str, str, Any]) -> Decide:
     what, name, (deployment, shares, number) = step
     if what == "back":
         target = (await store.recorded(name, number)).standing
         return partial(changes.roll_back, endpoint=name, target=target)
     choices: dict[str, Decide] = {
-        "put": partial(changes.put_endpoint, name=name, body={"traffic": shares}, new_keys=fresh()),
+        "put": partial(changes.put_endpoint, name=name, body=sticky(shares, number), new_keys=fresh()),
         "delete": partial(changes.delete_endpoint, name=name),
         "deploy": partial(changes.put_deployment, endpoint=name, name=deployment, body=BODY),
         "undeploy": partial(changes.delete_deployment, endpoint=name, name=deployment),
@@ -64,6 +69,9 @@ async def follow(path: Path, plan: list[tuple[str, str, Any]], publish_every: in
             assert live in (0, 100)
             assert set(event.document.get("traffic", {})) <= set(event.deployments)
             assert len(event.key_hashes) == (0 if event.deleted else 2)
+            has = {name: len(parts) for name, parts in event.cohorts.items()}
+            shares = {name: share for name, share in event.document.get("traffic", {}).items() if share}
+            assert has == (shares if "tidegate" in event.document else {})
         if batch:
             await store.mark_published(batch[-1][0])
 

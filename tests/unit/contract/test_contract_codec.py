@@ -70,6 +70,7 @@ def test_a_message_cut_short_is_refused(topic: Any) -> None:
     [
         (SPECS, {"revision": "7"}), (SPECS, {"document": []}), (SPECS, {"key_hashes": 3}), (SPECS, {"key_hashes": [3]}),
         (SPECS, {"deployments": {"blue": 3}}), (SPECS, {"deleted": 1}), (SPECS, {"revision": True}),
+        (SPECS, {"cohorts": {"blue": 3}}), (SPECS, {"cohorts": {"blue": [100]}}), (SPECS, {"cohorts": {"blue": ["3"]}}),
         (REPLICAS, {"deployments": []}), (REPLICAS, {"deployments": {"blue": 3}}),
         (REPLICAS, {"deployments": {"blue": {"desired": 1, "revision": 1, "replicas": [3]}}}),
         (REPLICAS, {"deployments": {"blue": {"desired": 1, "revision": 1, "replicas": [{"state": "odd"}]}}}),
