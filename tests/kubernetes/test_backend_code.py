@@ -20,7 +20,7 @@ from autoscaler.backends.base import Observation, ObservedReplica
 from router.contract.events import Phase
 from router.runtime.given import Secret
 from router.runtime.login import for_control
-from tests.support.backend_rigs import TARGET, ids, plan, ready, until, wish
+from tests.support.backend_rigs import DEADLINE_SECONDS, TARGET, ids, plan, ready, until, wish
 from tests.support.control_plane import Running, running, tar_of
 from tests.support.kubernetes_pods import RESTRICTED
 from tests.support.kubernetes_rig import KubernetesRig
@@ -116,6 +116,20 @@ async def test_a_request_that_runs_when_its_pod_is_deleted_is_answered(rig: Kube
         await backend.apply(plan(wish(await code_document(plane), 0, remove=frozenset({one.id}))))
         await until(backend, lambda o: not o.replicas)
         assert (await under_way)["answer"] == 42
+
+
+async def test_a_server_that_asks_for_no_signal_ends_by_sigterm_all_the_same(rig: KubernetesRig) -> None:
+    """As on one machine. As the first process of its container it would not hear it, and stay for the whole grace period."""
+    document = {name: value for name, value in rig.document.items() if name != "environment"}
+    document["tidegate"] = {**document["tidegate"], "drain_seconds": 3600}
+    backend = rig.backend()
+    await backend.start()
+    await backend.apply(plan(wish(document, 1)))
+    seen = await until(backend, ready(1))
+    await backend.apply(plan(wish(document, 0, remove=frozenset(ids(seen)))))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while await rig.list("pods"):
+            await asyncio.sleep(0.1)
 
 
 async def test_code_that_fails_at_its_start_says_so(rig: KubernetesRig, tmp_path: Path) -> None:

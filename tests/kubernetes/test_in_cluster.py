@@ -61,7 +61,6 @@ async def test_roles_that_are_killed_come_back_and_no_request_is_lost(
                 await until(f"{role} to be back", back)
                 await whole.more(load, 50)
         assert (load.failures, load.answered) == ([], load.sent)
-        await whole.tree.run("online-deployment", "update", "-n", "blue", "-e", "kills", "--set", "instance_count=1")
         await whole.tree.run("online-endpoint", "delete", "-n", "kills", "--yes")
 
 
@@ -69,7 +68,8 @@ async def test_nobody_was_denied_anything_and_every_rule_is_used(installation: I
     """What a Role allows and no pod needs should not be there."""
     cluster = installation.cluster
     async with talking_to(installation, tmp_path) as whole:
-        await whole.create("rules", {"blue": {}}, {"blue": 100})
+        await whole.create("rules", {"blue": {"instance_count": 2}}, {"blue": 100})
+        await whole.tree.run("online-deployment", "update", "-n", "blue", "-e", "rules", "--set", "instance_count=1")
         await whole.tree.json("online-deployment", "get-logs", "-e", "rules", "-n", "blue")
         await whole.tree.run("online-endpoint", "delete", "-n", "rules", "--yes")
 

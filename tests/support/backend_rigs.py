@@ -18,7 +18,7 @@ from autoscaler.backends.memory import MemoryBackend, MemoryWorld
 from router.contract.events import Phase, ReplicaState
 from router.runtime.settings import DataLayout
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 SERVER = Path(__file__).with_name("backend_server.py")
 RULES = Rules(grace_seconds=5, healthy_seconds=0.5, backoff_first_seconds=0.2, backoff_most_seconds=1.0)
 TARGET = ("shop", "blue")

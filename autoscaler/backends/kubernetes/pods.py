@@ -106,6 +106,9 @@ def _in_own_image(document: Mapping[str, Any], rules: PodRules, where: Routes) -
         **_lifecycle(where, rules),
     }
     return {
+        # Its first process is the pod's, not the server: a first process hears no SIGTERM that it does not ask for, and would
+        # hold its node's CPUs and GPUs for the whole grace period.
+        "shareProcessNamespace": True,
         "initContainers": [_initializer(document, rules, "environment", mounts)],
         "containers": [server],
         "volumes": [*_VOLUMES, *volumes],
