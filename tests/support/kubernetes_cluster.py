@@ -33,7 +33,7 @@ def node_here() -> None:
 @pytest.fixture(scope="session")
 def cluster(node_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster of the whole run, with one real node. Tests are told apart by `namespace`."""
-    yield from _running(Cluster(tmp_path_factory.mktemp("cluster"), nodes=1))
+    yield from running(Cluster(tmp_path_factory.mktemp("cluster"), nodes=1))
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +44,11 @@ def api_cluster(
     if missing() is None:
         yield request.getfixturevalue("cluster")
     else:
-        yield from _running(Cluster(tmp_path_factory.mktemp("cluster")))
+        yield from running(Cluster(tmp_path_factory.mktemp("cluster")))
 
 
-def _running(cluster: Cluster) -> Iterator[Cluster]:
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """For a fixture: the cluster for as long as it is needed."""
     # A loop of its own, which leaves that of the test alone; the cluster itself belongs to none.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(cluster.start())

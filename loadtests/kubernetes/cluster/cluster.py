@@ -50,6 +50,8 @@ class Cluster:
     audit: bool = True
     api_server_flags: Sequence[str] = ()
     """Words of the API server that go after ours."""
+    controller_flags: Sequence[str] = ()
+    """Words of the controllers that go after ours."""
     node: list[Node] = field(default_factory=list, init=False)
     """The real nodes, once started; the first is node-1."""
     fake: FakeNodes | None = field(default=None, init=False)
@@ -90,8 +92,9 @@ class Cluster:
             services, address = self._claim.subnets.services, self._claim.subnets.machine
             network.create(self._claim.subnets)
         self._control = ControlPlane(
-            self.folder, self._programs, address, services, audit=self.audit, api_server_flags=self.api_server_flags
-        )
+            self.folder, self._programs, address, services, audit=self.audit, api_server_flags=self.api_server_flags,
+            controller_flags=self.controller_flags,
+        )  # fmt: skip
         await self._control.start()
         async with asyncio.TaskGroup() as group:
             if kwok_folder:

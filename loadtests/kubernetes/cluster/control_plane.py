@@ -49,6 +49,8 @@ class ControlPlane:
     """Note every request; see `Cluster.requests`."""
     api_server_flags: Sequence[str] = ()
     """Words of the API server that go after ours."""
+    controller_flags: Sequence[str] = ()
+    """Words of the controllers that go after ours."""
     _client_port: int = field(default_factory=free_port)
     _peer_port: int = field(default_factory=free_port)
     _port: int = field(default_factory=free_port)
@@ -155,7 +157,7 @@ class ControlPlane:
             "--leader-elect=false", "--controllers=*,-nodeipam,-cloud-node-lifecycle-controller",
             f"--flex-volume-plugin-dir={self.folder / 'volume-plugins'}",
             "--node-monitor-period=1s", f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
-            f"--kube-api-qps={_QPS}", f"--kube-api-burst={2 * _QPS}",
+            f"--kube-api-qps={_QPS}", f"--kube-api-burst={2 * _QPS}", *self.controller_flags,
         ]  # fmt: skip
 
     def _scheduler_words(self) -> list[str]:

@@ -115,6 +115,16 @@ def connect(subnets: Subnets, node: int, nodes: int, namespace: int) -> None:
         _ip("route", "replace", str(destination), "via", str(subnets.node(node)))
 
 
+def cut(subnets: Subnets, node: int) -> None:
+    """Cut the wire to a node: what is sent either way is lost without a word."""
+    _ip("link", "set", subnets.wire(node), "down")
+
+
+def mend(subnets: Subnets, node: int) -> None:
+    """Join the wire to a node again."""
+    _ip("link", "set", subnets.wire(node), "up")
+
+
 def _links() -> set[str]:
     return {link["ifname"] for link in json.loads(_ip("-json", "link", "show"))}
 

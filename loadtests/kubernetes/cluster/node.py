@@ -124,6 +124,14 @@ class Node:
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
+    def cut_off(self) -> None:
+        """Cut the node's wire: it runs on, and nobody hears of it."""
+        network.cut(self._claim.subnets, self.number)
+
+    def rejoin(self) -> None:
+        """Mend the node's wire."""
+        network.mend(self._claim.subnets, self.number)
+
     async def advertise(self, resources: dict[str, str]) -> None:
         """Let the node say that it has these, such as {"nvidia.com/gpu": "2"}: what it has not got counts all the same."""
         status = {"status": {"capacity": resources, "allocatable": resources}}
