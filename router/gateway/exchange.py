@@ -16,6 +16,7 @@ from router.contract.tee import Kind
 from router.gateway.demand import account
 from router.gateway.records import unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, plain, refuse
+from router.gateway.upstream import LOOK_NS
 from router.policy.admission import HELD_BODY_BYTES, HELD_TOTAL_BYTES, Admission
 from router.policy.chunked import LAST, frame
 from router.policy.retrying import Failure, Next, after
@@ -197,13 +198,19 @@ class Exchange:
         self.target = target
         lane.in_service += 1
         lane.busy_ns -= now
-        self._state.wheel.arm(self.down, now + lane.timeout_ns)
+        self._await_head(now + lane.timeout_ns, now)
         connection = target.take()
         if connection is not None:
             self._send(connection)
         else:
             self.stage = CONNECTING
             target.connect(self)
+
+    def _await_head(self, deadline: int, now: int) -> None:
+        """The model has until `deadline`; whether its machine is still there is looked at before."""
+        self.deadline = deadline
+        look = now + LOOK_NS
+        self._state.wheel.arm(self.down, min(deadline, look))
 
     def connected(self, connection: Upstream) -> None:
         """The connection it asked for is there."""
@@ -303,7 +310,8 @@ class Exchange:
         if self.stage == SENT:
             # The model's time runs from the last byte it was given.
             assert self.lane is not None
-            self._state.wheel.arm(self.down, time.monotonic_ns() + self.lane.timeout_ns)
+            now = time.monotonic_ns()
+            self._await_head(now + self.lane.timeout_ns, now)
         if self.call.chunked:
             up.transport.write(frame(pieces))
         else:
@@ -473,6 +481,12 @@ class Exchange:
                 return
             self._outcome = int(Outcome.CLIENT_ABORTED if self.down.paused else Outcome.TIMEOUT)
             self._cut()
+        elif now < self.deadline:
+            up = self.up
+            if up is not None and up.is_unheard():
+                up.target.failed()
+                up.transport.abort()  # and so it fails us
+            self._await_head(self.deadline, now)
         else:
             text = f"deployment {lane.name}: no answer within request_timeout_ms, {lane.timeout_ns // 1_000_000} ms"
             self.refuse(Refusal.MODEL_TIMEOUT, text)

@@ -1,13 +1,16 @@
 """The far side: one kept-alive connection to a replica, and what answers look like on the wire.
 
 A connection serves one exchange at a time. It goes back to its replica only after an answer whose end is certain;
-bytes out of turn, nonsense or an early end close it.
+bytes out of turn, nonsense or an early end close it. A machine that is gone without a word ends none of its connections: the
+kernel asks those that are quiet whether anybody is there, and `is_unheard` says so of one that was sent something.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import sys
 from typing import TYPE_CHECKING, cast
 
 from router.policy.chunked import BadChunk, Decoder
@@ -20,6 +23,20 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 65536
+_LOOK_SECONDS, _LOOKS = 3, 3
+_SILENT_MS = 5000
+LOOK_NS = _LOOK_SECONDS * 1_000_000_000
+"""Between two looks at a connection that owes an answer."""
+# A second between two questions: six seconds without any sign are the end. TCP_USER_TIMEOUT would be less to do, but it also ends
+# connections of a replica that is there and does not read.
+_QUESTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _LOOK_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _LOOKS),
+)
+_TCP_INFO_BYTES, _RETRANSMITS, _LAST_ACK = 104, 2, slice(56, 60)
+"""Of Linux' `struct tcp_info`: how often the same was sent again, and milliseconds since anything was acknowledged."""
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
 
 
@@ -48,6 +65,15 @@ class Upstream(asyncio.Protocol):
         """The connection is there."""
         self.transport = cast("asyncio.Transport", transport)
         self.target.connections.add(self)
+        end = transport.get_extra_info("socket")
+        for level, option, value in _QUESTIONS:
+            end.setsockopt(level, option, value)
+
+    def is_unheard(self) -> bool:
+        """Whether what was sent is sent again and again, and nobody has acknowledged anything for long."""
+        end = self.transport.get_extra_info("socket")
+        told = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        return bool(told[_RETRANSMITS]) and int.from_bytes(told[_LAST_ACK], sys.byteorder) >= _SILENT_MS
 
     def carry(self, exchange: Exchange) -> None:
         """Expect the answer of `exchange`, whose request is about to be written."""
@@ -200,6 +226,8 @@ class Upstream(asyncio.Protocol):
         """The connection is gone."""
         self.target.forget(self)
         exchange, self.exchange = self.exchange, None
+        if isinstance(exc, TimeoutError):
+            self.target.failed()
         if exchange is None:
             return
         if self._mode == _UNTIL_CLOSE and exc is None:
