@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from router.gateway.responses import STATUS_LINES, Refusal, status_line
+from router.policy.grammar import is_request_head, is_response_head
 from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone
 from router.policy.matching import Table, origin_form
 
@@ -89,12 +90,14 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if not is_request_head(raw):
+            raise BadHead("not a request line and fields, each with one space and a closing CR LF")
         head.close(version)
     except (HttpParserError, BadHead) as error:
         return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}")
     call = Call(parser.get_method())
     call.http10 = version == "1.0"
-    call.keep_alive = head.says(b"keep-alive") if call.http10 else not head.says(b"close")
+    call.keep_alive = not head.says(b"close") and (head.says(b"keep-alive") or not call.http10)
     call.chunked = head.chunked
     call.length = head.content_length or 0
     call.expects_continue = head.expects_continue
@@ -174,7 +177,8 @@ class Calls:
 def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
     form = origin_form(head.target, head.host)
     if form is None:
-        return call.refuse(Refusal.BAD_REQUEST, "the request target is neither a path nor an http address")
+        text = "the request target is neither a path nor an http address of the host that Host names"
+        return call.refuse(Refusal.BAD_REQUEST, text)
     target, head.host = form
     endpoint, call.path = table.find(target, head.host)
     if endpoint is None:
@@ -183,7 +187,7 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
             return call
         return call.refuse(Refusal.NO_ENDPOINT, "no endpoint has this address")
     call.endpoint = endpoint
-    if head.upgrade and head.says(b"upgrade") and head.upgrade != b"h2c":
+    if head.upgrade - {b"h2c"} and head.says(b"upgrade"):
         return call.refuse(Refusal.UPGRADE, "WebSocket and other upgrades are not supported yet")
     if head.unsupported_expectation:
         return call.refuse(Refusal.EXPECTATION, "the only expectation that is understood is 100-continue")
@@ -201,7 +205,7 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
 class Answer:
     """A replica's head, understood."""
 
-    __slots__ = ("chunked", "closes", "front", "length", "lines", "reason", "status", "tail")
+    __slots__ = ("chunked", "closes", "dated", "front", "interim", "length", "lines", "reason", "status", "tail")
 
     def __init__(self, raw: bytes) -> None:
         """Raises `ValueError` for what is no answer."""
@@ -209,14 +213,21 @@ class Answer:
         parser = HttpResponseParser(head)
         try:
             parser.feed_data(raw)
-            head.close(parser.get_http_version())
+            if not is_response_head(raw):
+                raise BadHead("not a status line and fields, each with a closing CR LF")
+            self.status: int = parser.get_status_code()
+            head.close(parser.get_http_version(), self.status)
         except HttpParserUpgrade as error:
             raise ValueError("switching protocols") from error
         except (HttpParserError, BadHead) as error:
             raise ValueError(str(error.__context__ or error)) from error
-        self.status: int = parser.get_status_code()
+        if self.status == 101:
+            raise ValueError("switching protocols")
         self.lines = b"".join(head.lines)
-        self.front = status_line(self.status, head.reason) + self.lines + b"x-request-id: "
+        first = status_line(self.status, head.reason) + self.lines
+        self.interim = first + b"\r\n" if 100 < self.status < 200 else b""
+        """The whole of it, where the caller gets it before the answer proper; its 100 it has had from us."""
+        self.front = first + b"x-request-id: "
         """Up to our request id."""
         self.reason = head.reason or STATUS_LINES.get(self.status, b"")[13:-2]
         self.length = head.content_length
@@ -226,3 +237,4 @@ class Answer:
             self.tail = b"content-length: %d\r\n\r\n" % self.length
         self.chunked = head.chunked
         self.closes = head.closes
+        self.dated = head.dated

@@ -15,7 +15,7 @@ from router.contract.events import Flag, Outcome
 from router.contract.tee import Kind
 from router.gateway.demand import account
 from router.gateway.records import unix_ns
-from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, plain, refuse
+from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
 from router.gateway.upstream import LOOK_NS
 from router.policy.admission import HELD_BODY_BYTES, HELD_TOTAL_BYTES, Admission
 from router.policy.chunked import LAST, frame
@@ -108,7 +108,8 @@ class Exchange:
         status, text = (200, "ok\n") if ready or path == b"/healthz" else (503, "not ready\n")
         self._status = status
         close = self._closes()
-        answer = plain(status, text, self.request_id, head_only=self.call.method == b"HEAD", close=close)
+        extra = self._state.date + connection_line(close=close, http10=self.call.http10)
+        answer = plain(status, text, self.request_id, head_only=self.call.method == b"HEAD", extra=extra)
         self.down.transport.write(answer)
         self._end(close=close)
 
@@ -345,7 +346,15 @@ class Exchange:
         tail = answer.tail
         if not tail or self._closes() or self.call.http10:
             tail = self._frame(status, answer)
-        self._block = b"".join((front, self.request_id, lane.after_id, tail))
+        if answer.dated:
+            self._block = b"".join((front, self.request_id, lane.after_id, tail))
+        else:
+            self._block = b"".join((front, self.request_id, lane.after_id, self._state.date, tail))
+
+    def interim(self, answer: Answer) -> None:
+        """News before the answer proper (103 Early Hints): for callers that can have known of it (RFC 9110, 15.2)."""
+        if answer.interim and not self.call.http10:
+            self.down.transport.write(answer.interim)
 
     def _failed_front(self, answer: Answer, lane: Lane) -> bytes:
         """The head's begin where the model answered an error; Azure's says 424 and the real code in a field."""
@@ -364,19 +373,14 @@ class Exchange:
         if answer.length is not None:
             if status != 204:
                 line = b"content-length: %d\r\n" % answer.length
-        elif self.call.method == b"HEAD" or status in (204, 304):
-            if answer.chunked and status != 204:
-                line = b"transfer-encoding: chunked\r\n"
-        else:
+        elif self.call.method != b"HEAD" and status not in (204, 304):
             self._flags |= _STREAMED
             if self.call.http10:
                 self.keep_alive = False
             else:
                 self._chunked_out = True
                 line = b"transfer-encoding: chunked\r\n"
-        if self._closes():
-            return line + b"connection: close\r\n\r\n"
-        return line + (b"connection: keep-alive\r\n\r\n" if self.call.http10 else b"\r\n")
+        return line + connection_line(close=self._closes(), http10=self.call.http10) + b"\r\n"
 
     def flush_head(self) -> None:
         """No body has come with the head: send the head alone."""
@@ -436,8 +440,7 @@ class Exchange:
         """The replica's connection is gone, or was none."""
         self.up = None
         if self.stage == ANSWERING:
-            self._outcome = int(Outcome.UPSTREAM_FAILED)
-            self._cut()
+            self._answer_failed(failure)
             return
         replayable = self._pending is not None
         repeated = bool(self._flags & _RETRIED)
@@ -457,10 +460,24 @@ class Exchange:
                 self._state.counters.retried += 1
             self._leave_target()
             lane.again(self)
-        elif failure is Failure.NONSENSE:
+        else:
+            self._failed_for_good(failure, lane)
+
+    def _failed_for_good(self, failure: Failure, lane: Lane) -> None:
+        if failure is Failure.NONSENSE:
             self.refuse(Refusal.BAD_ANSWER, f"deployment {lane.name} answered with something that is not HTTP")
         else:
             self.refuse(Refusal.REPLICA_FAILED, f"deployment {lane.name}: the replica ended the connection unanswered")
+
+    def _answer_failed(self, failure: Failure) -> None:
+        """Behind its head. As long as the caller has nothing of it, there can be a proper answer."""
+        assert self.lane is not None
+        if self._block:
+            self._block = b""
+            self._failed_for_good(failure, self.lane)
+        else:
+            self._outcome = int(Outcome.UPSTREAM_FAILED)
+            self._cut()
 
     def on_deadline(self, now: int) -> None:
         """Waited, or been silent, for too long."""
@@ -498,11 +515,16 @@ class Exchange:
         self._outcome = int(refusal.outcome)
         self._state.counters.refused += 1
         close = self._closes()
-        extra = self.lane.label if self.lane is not None else b""
-        head_only = self.call.method == b"HEAD"
-        answer = refuse(refusal, message, self.request_id, head_only=head_only, extra=extra, close=close)
-        self.down.transport.write(answer)
+        self._say(refusal, message, close=close)
         self._end(close=close)
+
+    def _say(self, refusal: Refusal, message: str, *, close: bool) -> None:
+        extra = self._state.date + connection_line(close=close, http10=self.call.http10)
+        if self.lane is not None:
+            extra = self.lane.label + extra
+        head_only = self.call.method == b"HEAD"
+        answer = refuse(refusal, message, self.request_id, head_only=head_only, extra=extra)
+        self.down.transport.write(answer)
 
     def abandon(self) -> None:
         """The caller is gone."""

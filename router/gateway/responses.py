@@ -1,10 +1,11 @@
 """Every answer the gateway gives in its own name: status, stable code, message and whether to come back.
 
-`{"error": {"code", "message"}}`, always with `x-request-id`; `Retry-After` where trying again helps.
+`{"error": {"code", "message"}}`, always with `x-request-id` and `date`; `Retry-After` where trying again helps.
 """
 
 from __future__ import annotations
 
+import email.utils
 import enum
 import http
 import json
@@ -55,7 +56,19 @@ def status_line(status: int, reason: bytes) -> bytes:
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def refuse(refusal: Refusal, message: str, request_id: bytes, *, head_only: bool, extra: bytes, close: bool) -> bytes:
+def date_line(unix_seconds: float) -> bytes:
+    """The Date field of a moment, with its line end."""
+    return b"date: %b\r\n" % email.utils.formatdate(unix_seconds, usegmt=True).encode()
+
+
+def connection_line(*, close: bool, http10: bool) -> bytes:
+    """What the caller must be told about its connection: nothing where it goes without saying."""
+    if close:
+        return b"connection: close\r\n"
+    return b"connection: keep-alive\r\n" if http10 else b""
+
+
+def refuse(refusal: Refusal, message: str, request_id: bytes, *, head_only: bool, extra: bytes) -> bytes:
     """The whole answer. `extra` are further header lines."""
     status, code, retry_after, _ = refusal.value
     body = json.dumps({"error": {"code": code, "message": message}}, separators=(",", ":")).encode()
@@ -65,19 +78,17 @@ def refuse(refusal: Refusal, message: str, request_id: bytes, *, head_only: bool
         parts.append(b"retry-after: %d\r\n" % retry_after)
     if refusal is Refusal.UNAUTHORISED:
         parts.append(b'www-authenticate: Bearer realm="tidegate"\r\n')
-    parts.append(extra)
-    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    parts += (extra, b"\r\n")
     if not head_only:
         parts.append(body)
     return b"".join(parts)
 
 
-def plain(status: int, text: str, request_id: bytes, *, head_only: bool, close: bool) -> bytes:
-    """A probe's answer."""
+def plain(status: int, text: str, request_id: bytes, *, head_only: bool, extra: bytes) -> bytes:
+    """A probe's answer. `extra` are further header lines."""
     body = text.encode()
     head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
         len(body),
         request_id,
     )
-    end = b"connection: close\r\n\r\n" if close else b"\r\n"
-    return STATUS_LINES[status] + head + end + (b"" if head_only else body)
+    return b"".join((STATUS_LINES[status], head, extra, b"\r\n", b"" if head_only else body))

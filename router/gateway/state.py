@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from router.gateway.calls import Calls
+from router.gateway.responses import date_line
 from router.policy.matching import Table
 
 if TYPE_CHECKING:
@@ -67,7 +69,20 @@ class State:
     stopping: bool = False
     held_bytes: int = 0
     """Request bodies of waiting requests."""
+    date: bytes = b""
+    """The Date field of this second, with its line end."""
+    _second: int = 0
     _id_front: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.renew_date()
+
+    def renew_date(self) -> None:
+        """Let `date` tell the present second; for many times a second."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self.date = date_line(second)
 
     def request_id(self, sequence: int) -> bytes:
         """The worker's boot id and the sequence, which is one more than at the last call."""

@@ -37,14 +37,16 @@ _QUESTIONS = (
 )
 _TCP_INFO_BYTES, _RETRANSMITS, _LAST_ACK = 104, 2, slice(56, 60)
 """Of Linux' `struct tcp_info`: how often the same was sent again, and milliseconds since anything was acknowledged."""
+_MOST_INTERIM = 32
+"""Interim answers to one request; they prolong no deadline, but each is work."""
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
 
 
 class Upstream(asyncio.Protocol):
     """One connection to a replica."""
 
-    __slots__ = ("_buffer", "_decoder", "_left", "_mode", "_reusable", "exchange", "held_back", "paused", "target", "transport",
-                 "used")  # fmt: skip
+    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_reusable", "exchange", "held_back", "paused", "target",
+                 "transport", "used")  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -60,6 +62,7 @@ class Upstream(asyncio.Protocol):
         self._left = 0
         self._decoder: Decoder | None = None
         self._reusable = True
+        self._interim = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
@@ -79,6 +82,7 @@ class Upstream(asyncio.Protocol):
         """Expect the answer of `exchange`, whose request is about to be written."""
         self.exchange = exchange
         self._mode = _HEAD
+        self._interim = 0
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the other end."""
@@ -101,9 +105,7 @@ class Upstream(asyncio.Protocol):
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4:
-                if len(data) > MAX_HEAD_BYTES:
-                    self._nonsense(exchange, "an endless head")
-                self._buffer = data
+                self._partial(exchange, data)
                 return
             raw = data[:end]
             answer = self.target.answers.get(raw)
@@ -115,7 +117,11 @@ class Upstream(asyncio.Protocol):
                     return
             if answer.status >= 200:
                 break
-            # 100 and 103 are for us; the caller has had its own 100.
+            self._interim += 1
+            if self._interim > _MOST_INTERIM:
+                self._nonsense(exchange, "endless interim answers")
+                return
+            exchange.interim(answer)
             data = data[end:]
         self._frame(exchange, answer)
         exchange.answer(answer, raw)
@@ -128,11 +134,23 @@ class Upstream(asyncio.Protocol):
         else:
             exchange.flush_head()
 
+    def _partial(self, exchange: Exchange, data: bytes) -> None:
+        """Not a whole head yet."""
+        if len(data) > MAX_HEAD_BYTES:
+            self._nonsense(exchange, "an endless head")
+        elif data.count(b"\n") != data.count(b"\r\n"):
+            self._nonsense(exchange, "a line that does not end in CR LF")
+        else:
+            self._buffer = data
+
     def _frame(self, exchange: Exchange, answer: Answer) -> None:
         """Where the body will end (RFC 9112, 6.3)."""
         self._reusable = not answer.closes
         if exchange.call.method == b"HEAD" or answer.status in (204, 304):
             self._mode, self._left = _LENGTH, 0
+            if answer.length or answer.chunked:
+                # There must be no body, but a model that writes one all the same must not write it to the next caller.
+                self._reusable = False
         elif answer.length is not None:
             self._mode, self._left = _LENGTH, answer.length
         elif answer.chunked:
@@ -233,7 +251,7 @@ class Upstream(asyncio.Protocol):
         if self._mode == _UNTIL_CLOSE and exc is None:
             exchange.answered()
         elif self._mode == _HEAD:
-            stale = self.used and not self._buffer
+            stale = self.used and not self._buffer and not self._interim
             exchange.upstream_failed(Failure.STALE if stale else Failure.DIED)
         else:
             exchange.upstream_failed(Failure.DIED)

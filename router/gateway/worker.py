@@ -198,6 +198,7 @@ class _Worker:
 
     def _flush(self, *, everything: bool = False) -> None:
         renew_clock()
+        self._state.renew_date()
         endpoints = list(self._discovery.endpoints.values())
         self._reporter.turn(endpoints)
         now = self._loop.time()

@@ -1,18 +1,24 @@
 """The chunked transfer coding, strictly: what it lets through has one meaning for everybody.
 
-Hexadecimal sizes of at most 16 digits, CRLF and nothing else as line end, short extensions that are dropped, trailers
-that are bounded and dropped. Payload comes out in slices, so that it can be framed anew.
+Hexadecimal sizes of at most 16 digits, CRLF and nothing else as line end. Extensions are checked, bounded and dropped,
+trailers too, except that one which would have framed, routed or opened something in a head is refused: whoever merges
+trailers into the head would read another request. Payload comes out in slices, so that it can be framed anew.
 """
 
 from __future__ import annotations
 
-import re
+from router.policy.grammar import CHUNK_SIZE, TRAILER
 
-_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 MAX_LINE_BYTES = 256
 """A size with its extensions."""
+MAX_EXCESS_BYTES = 16384
+"""By which extensions may outweigh the payload before them: they cost work and carry nothing."""
 MAX_TRAILER_BYTES = 8192
+_HEADS_OWN = frozenset(
+    {b"authorization", b"connection", b"content-encoding", b"content-length", b"content-range", b"content-type", b"cookie",
+     b"expect", b"host", b"proxy-authorization", b"set-cookie", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+)  # fmt: skip
+"""Fields that no trailer section may have (RFC 9110, 6.5.1), also as a server spells them that reads `_` as `-`."""
 LAST = b"0\r\n\r\n"
 
 
@@ -23,12 +29,13 @@ class BadChunk(ValueError):
 class Decoder:
     """One body. `feed` takes what came; afterwards `done` says whether the body is complete."""
 
-    __slots__ = ("_held", "_in_trailers", "_left", "_trailer_bytes", "done")
+    __slots__ = ("_excess", "_held", "_in_trailers", "_left", "_trailer_bytes", "done")
 
     def __init__(self) -> None:
         self._held = b""
         self._left = 0
         """Payload bytes left of the current chunk, plus 2 for its CRLF; 0 between chunks."""
+        self._excess = 0
         self._in_trailers = False
         self._trailer_bytes = 0
         self.done = False
@@ -79,10 +86,15 @@ class Decoder:
             raise BadChunk("a line that does not end in CR LF")
 
     def _size(self, line: bytes) -> None:
-        found = _SIZE.fullmatch(line) if len(line) <= MAX_LINE_BYTES else None
+        found = CHUNK_SIZE.fullmatch(line) if len(line) <= MAX_LINE_BYTES else None
         if found is None:
             raise BadChunk("not a chunk size")
-        size = int(found.group(1), 16)
+        digits, extensions = found.groups()
+        size = int(digits, 16)
+        if extensions:
+            self._excess = max(0, self._excess + len(extensions) - size)
+            if self._excess > MAX_EXCESS_BYTES:
+                raise BadChunk("more chunk extensions than payload")
         if size:
             self._left = size + 2
         else:
@@ -92,8 +104,12 @@ class Decoder:
         self._trailer_bytes += len(line) + 2
         if not line:
             self.done = True
-        elif self._trailer_bytes > MAX_TRAILER_BYTES or _TRAILER.fullmatch(line) is None:
+            return
+        if self._trailer_bytes > MAX_TRAILER_BYTES or TRAILER.fullmatch(line) is None:
             raise BadChunk("bad trailers")
+        name = line.partition(b":")[0].lower().replace(b"_", b"-")
+        if name in _HEADS_OWN:
+            raise BadChunk("a trailer that belongs into the head")
 
 
 def frame(pieces: list[bytes]) -> bytes:

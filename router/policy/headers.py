@@ -9,6 +9,10 @@ from __future__ import annotations
 import enum
 import re
 
+from router.policy.grammar import is_host
+
+PSEUDONYM = b"tidegate"
+"""As which the gateway stands in Via (RFC 9110, 7.6.3)."""
 INTERNAL = b"x-tidegate-"
 """Ours alone: what a caller writes there is dropped."""
 CLIENT_ID_LENGTH = 40
@@ -38,6 +42,8 @@ class _Kind(enum.IntEnum):
     FORWARDED_PROTO = 10
     CLIENT_ID = 11
     UPGRADE = 12
+    VIA = 13
+    DATE = 14
 
 
 _HOP = (b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer",
@@ -56,6 +62,7 @@ _REQUEST: dict[bytes, int] = {
     b"x-forwarded-for": int(_Kind.FORWARDED_FOR),
     b"x-forwarded-proto": int(_Kind.FORWARDED_PROTO),
     b"x-ms-client-request-id": int(_Kind.CLIENT_ID),
+    b"via": int(_Kind.VIA),
 }
 _RESPONSE: dict[bytes, int] = {
     **dict.fromkeys(_HOP, int(_Kind.DROP)),
@@ -67,6 +74,8 @@ _RESPONSE: dict[bytes, int] = {
     b"content-length": int(_Kind.CONTENT_LENGTH),
     b"transfer-encoding": int(_Kind.TRANSFER_ENCODING),
     b"connection": int(_Kind.CONNECTION),
+    b"date": int(_Kind.DATE),
+    b"via": int(_Kind.VIA),
 }
 
 
@@ -80,7 +89,8 @@ _RESPONSE_SPELLED = _with_usual_spellings(_RESPONSE)
 _UNREMARKABLE = (b"accept", b"accept-encoding", b"content-type", b"user-agent", b"date", b"server", b"traceparent")
 for _name in _UNREMARKABLE:
     for _table in (_REQUEST_SPELLED, _RESPONSE_SPELLED):
-        _table[_name] = _table[_name.title()] = int(_Kind.PASS)
+        for _spelled in (_name, _name.title()):
+            _table.setdefault(_spelled, int(_Kind.PASS))
 
 
 def _kind(name: bytes, kinds: dict[bytes, int]) -> int:
@@ -126,6 +136,11 @@ def _tokens(value: bytes) -> set[bytes]:
     return {token.strip(b" \t").lower() for token in value.split(b",")} - {b""}
 
 
+def _via(before: bytes, version: str) -> bytes:
+    """A Via value with ourselves behind those `before`; `version` is that of the message that came."""
+    return b"%b%b %b" % (before and before + b", ", version.encode(), PSEUDONYM)
+
+
 def _without(lines: list[bytes], named: set[bytes]) -> list[bytes]:
     """`lines` (name, separator, value, line end, repeated) without the fields that Connection names."""
     kept: list[bytes] = []
@@ -139,9 +154,9 @@ class RequestHead:
     """A request's head as collected by the parser's callbacks, then `close`d once it is complete."""
 
     __slots__ = (
-        "_connection", "_transfer_encodings", "authorization", "client_id", "content_length", "deployment",
+        "_connection", "_transfer_encodings", "_version", "authorization", "client_id", "content_length", "deployment",
         "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target",
-        "unsupported_expectation", "upgrade",
+        "unsupported_expectation", "upgrade", "via",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -155,32 +170,33 @@ class RequestHead:
         self.forwarded_for: bytes | None = None
         self.forwarded_proto: bytes | None = None
         self.client_id: bytes | None = None
-        self.upgrade = b""
+        self.upgrade: set[bytes] = set()
+        self.via = b""
         self.expects_continue = False
         self.unsupported_expectation = False
         self._transfer_encodings: bytes | None = None
         self._connection: set[bytes] | None = None
+        self._version = "1.1"
 
     def on_url(self, piece: bytes) -> None:
         """The request target."""
         self.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field."""
+        """One field. Raises `BadHead` for a second one of those that decide something here."""
         kind = _REQUEST_SPELLED.get(name)
         if kind is None:
             kind = _kind(name, _REQUEST)
+        value = value.strip(b" \t")
         if kind == 0:
             self.lines += (name, b": ", value, b"\r\n")
         elif kind == _HOST:
             self.host = value
             self.hosts += 1
         elif kind == _CONTENT_LENGTH:
-            self.content_length = content_length(value)
+            self.content_length = content_length(value, self.content_length)
         elif kind == _AUTHORIZATION:
-            if self.authorization is not None:
-                raise BadHead("more than one Authorization field")
-            self.authorization = value
+            self.authorization = _only(value, self.authorization, "Authorization")
         elif kind != _DROP:
             self._rare(kind, value)
 
@@ -188,20 +204,20 @@ class RequestHead:
         if kind == _Kind.CONNECTION:
             self._connection = (self._connection or set()) | _tokens(value)
         elif kind == _Kind.TRANSFER_ENCODING:
-            if self._transfer_encodings is not None:
-                raise BadHead("more than one Transfer-Encoding field")
-            self._transfer_encodings = value
+            self._transfer_encodings = _only(value, self._transfer_encodings, "Transfer-Encoding")
         elif kind == _Kind.DEPLOYMENT:
-            self.deployment = value
+            self.deployment = _only(value, self.deployment, "azureml-model-deployment")
         elif kind == _Kind.EXPECT:
             self.expects_continue = value.lower() == b"100-continue"
             self.unsupported_expectation |= not self.expects_continue
         elif kind == _Kind.FORWARDED_FOR:
             self.forwarded_for = value if self.forwarded_for is None else self.forwarded_for + b", " + value
         elif kind == _Kind.FORWARDED_PROTO:
-            self.forwarded_proto = value
+            self.forwarded_proto = self.forwarded_proto or value
         elif kind == _Kind.UPGRADE:
-            self.upgrade = value.lower()
+            self.upgrade |= _tokens(value)
+        elif kind == _Kind.VIA:
+            self.via = self.via + b", " + value if self.via else value
         else:
             self.client_id = bytes(filter(_CLIENT_ID.__contains__, value))[:CLIENT_ID_LENGTH]
 
@@ -225,8 +241,13 @@ class RequestHead:
 
     def close(self, version: str) -> None:
         """Judge the whole. Raises `BadHead` where two readers could take it for different requests."""
+        self._version = version
         if self.hosts > 1 or (self.hosts == 0 and version == "1.1"):
             raise BadHead("exactly one Host field is needed")
+        if self.hosts and not is_host(self.host):
+            raise BadHead("Host is neither a name nor an address")
+        if version == "1.0":
+            self.expects_continue = False  # RFC 9110, 10.1.1
         if self._transfer_encodings is not None:
             if self._transfer_encodings.lower() != b"chunked":
                 raise BadHead("the only Transfer-Encoding that is understood is chunked")
@@ -240,12 +261,13 @@ class RequestHead:
     def for_replica(self, method: bytes, target: bytes) -> tuple[bytes, bytes, bytes]:
         """The head as it goes to a replica, in three parts around our request id and the caller's address.
 
-        Host passes as the caller wrote it, so that a model can name its own public address.
+        Host passes as the caller wrote it, so that a model can name its own public address; HTTP/1.0 may have none.
         """
-        first = [method, b" ", target, b" HTTP/1.1\r\nhost: ", self.host, b"\r\n", *self.lines]
+        first = [method, b" ", target, b" HTTP/1.1\r\nhost: ", self.host or PSEUDONYM, b"\r\n", *self.lines]
         if self.client_id:
             first += (b"x-ms-client-request-id: ", self.client_id, b"\r\n")
-        first += (b"x-forwarded-proto: ", self.forwarded_proto or b"http", b"\r\nx-request-id: ")
+        first += (b"via: ", _via(self.via, self._version), b"\r\nx-forwarded-proto: ", self.forwarded_proto or b"http")
+        first.append(b"\r\nx-request-id: ")
         rest = b"\r\n"
         if self.content_length is not None:
             rest = b"\r\ncontent-length: %d\r\n" % self.content_length
@@ -260,7 +282,9 @@ class RequestHead:
 class ResponseHead:
     """A replica's response head, collected in the same way."""
 
-    __slots__ = ("_transfer_encodings", "closes", "connection", "content_length", "lines", "reason")
+    __slots__ = (
+        "_transfer_encodings", "_via", "closes", "connection", "content_length", "dated", "lines", "reason",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.reason = b""
@@ -268,6 +292,9 @@ class ResponseHead:
         self.content_length: int | None = None
         self.connection: set[bytes] | None = None
         self.closes = False
+        self.dated = False
+        """Whether it has a Date."""
+        self._via = b""
         self._transfer_encodings: bytes | None = None
 
     def on_status(self, piece: bytes) -> None:
@@ -279,35 +306,41 @@ class ResponseHead:
         kind = _RESPONSE_SPELLED.get(name)
         if kind is None:
             kind = _kind(name, _RESPONSE)
-        if kind == 0:
+        value = value.strip(b" \t")
+        if kind == 0 or (kind == _Kind.DATE and not self.dated):
             self.lines += (name, b": ", value, b"\r\n")
+            self.dated |= kind != 0
         elif kind == _CONTENT_LENGTH:
-            self.content_length = content_length(value)
+            self.content_length = content_length(value, self.content_length)
         elif kind == _TRANSFER_ENCODING:
-            if self._transfer_encodings is not None:
-                raise BadHead("more than one Transfer-Encoding field")
-            self._transfer_encodings = value
+            self._transfer_encodings = _only(value, self._transfer_encodings, "Transfer-Encoding")
         elif kind == _CONNECTION:
             self.connection = (self.connection or set()) | _tokens(value)
+        elif kind == _Kind.VIA:
+            self._via = self._via + b", " + value if self._via else value
 
     @property
     def chunked(self) -> bool:
         """The body comes in the chunked coding."""
         return self._transfer_encodings is not None
 
-    def close(self, version: str) -> None:
+    def close(self, version: str, status: int) -> None:
         """Judge the whole. Raises `BadHead` where the length of the body is in doubt."""
         if self._transfer_encodings is not None and (
             self._transfer_encodings.lower() != b"chunked" or self.content_length is not None or version != "1.1"
         ):
             raise BadHead("a Transfer-Encoding that is not plain chunked")
+        if status < 200 and (self.chunked or self.content_length is not None):
+            raise BadHead("an interim answer with a body")
         if self.connection is not None:
             self.closes = b"close" in self.connection or (version == "1.0" and b"keep-alive" not in self.connection)
             named = self.connection - {b"close", b"keep-alive"}
             if named:
                 self.lines = _without(self.lines, named)
+                self.dated &= b"date" not in named
         else:
             self.closes = version == "1.0"
+        self.lines += (b"via", b": ", _via(self._via, version), b"\r\n")
 
 
 _DROP = int(_Kind.DROP)
@@ -318,11 +351,20 @@ _TRANSFER_ENCODING = int(_Kind.TRANSFER_ENCODING)
 _CONNECTION = int(_Kind.CONNECTION)
 
 
-def content_length(value: bytes) -> int:
-    """Digits and nothing else: `int` alone would take signs, spaces and underscores."""
+def content_length(value: bytes, before: int | None = None) -> int:
+    """Digits and nothing else: `int` alone would take signs, spaces and underscores. `before`: of an earlier field."""
+    if before is not None:
+        raise BadHead("more than one Content-Length field")
     if not value.isdigit() or len(value) > MOST_DIGITS:
         raise BadHead("Content-Length is not a number")
     return int(value)
+
+
+def _only(value: bytes, before: bytes | None, name: str) -> bytes:
+    """`value`, unless there was one `before`: one reader takes the first, another the last."""
+    if before is not None:
+        raise BadHead(f"more than one {name} field")
+    return value
 
 
 def bearer(authorization: bytes | None) -> bytes | None:

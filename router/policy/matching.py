@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
+from router.policy.grammar import is_host
+
 Route = TypeVar("Route")
 
 PREFIX = b"/endpoints/"
@@ -51,17 +53,29 @@ def host_name(host: bytes) -> bytes:
     return host.partition(b":")[0].lower().rstrip(b".")
 
 
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+
+
 def origin_form(target: bytes, host: bytes) -> tuple[bytes, bytes] | None:
-    """(origin-form target, host) of a request target in origin or absolute form; None for any other form."""
+    """(origin-form target, host) of a request target in origin or absolute form; None for any other form.
+
+    Also None where an absolute target names another host than the Host header: neighbours may go by one or the other.
+    """
     if target.startswith(b"/"):
         return target, host
     scheme, separator, rest = target.partition(b"://")
-    if not separator or scheme.lower() not in (b"http", b"https"):
+    port = _DEFAULT_PORTS.get(scheme.lower())
+    if not separator or port is None:
         return None
     authority, slash, path = rest.partition(b"/")
     authority, question, query = authority.partition(b"?")
-    if not authority or b"@" in authority:
+    if not is_host(authority) or (host and _without_port(authority, port) != _without_port(host, port)):
         return None
     if question:
         return b"/?" + query + slash + path, authority
     return slash + path or b"/", authority
+
+
+def _without_port(authority: bytes, port: bytes) -> bytes:
+    """In lower case, without the port that is meant where none is written."""
+    return authority.lower().removesuffix(b":").removesuffix(port)

@@ -226,7 +226,7 @@ async def test_chunked_both_ways(rig: Rig, upstream: ScriptedReplica) -> None:
         assert request.header("content-length") is None
         body = await request.read_body()
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        writer.write(b"3;ext=1\r\nabc\r\n%x\r\n%b\r\n0\r\nTrailer: x\r\n\r\n" % (len(body), body))
+        writer.write(b"3;ext=1\r\nabc\r\n%x\r\n%b\r\n0\r\nChecksum: x\r\n\r\n" % (len(body), body))
 
     upstream.script = script
     async with caller(rig.port) as connection:
@@ -291,10 +291,34 @@ async def test_a_replica_that_ends_its_answer_by_closing(rig: Rig, upstream: Scr
             assert (got.body, got.headers["transfer-encoding"]) == (b"until the end", "chunked")
 
 
-async def test_interim_answers_of_the_replica_stay_here(rig: Rig, upstream: ScriptedReplica) -> None:
-    raw = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+async def test_early_hints_pass_and_the_replicas_100_stays_here(rig: Rig, upstream: ScriptedReplica) -> None:
+    raw = (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\nConnection: y\r\nY: 1\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+    )
     upstream.script = answer(raw)
-    assert (await ask(rig.port)).body == b"x"
+    async with caller(rig.port) as connection:
+        connection.send(post())
+        hints = await connection.head()
+        assert (hints.status, hints.headers) == (103, {"link": "x", "via": "1.1 tidegate"})
+        assert (await connection.answer()).body == b"x"
+
+
+async def test_an_old_caller_gets_no_interim_answer(rig: Rig, upstream: ScriptedReplica) -> None:
+    upstream.script = answer(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+    old = post(b"hello", extra="Expect: 100-continue\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with caller(rig.port) as connection:
+        connection.send(old[:-1])
+        await until(lambda: upstream.requests, "the head has arrived")
+        connection.send(old[-1:])
+        got = await connection.answer()
+        assert (got.status, got.body) == (200, b"x")
+
+
+async def test_interim_answers_without_end_are_nonsense(rig: Rig, upstream: ScriptedReplica) -> None:
+    upstream.script = answer(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+    got = await ask(rig.port)
+    assert (got.status, json.loads(got.body)["error"]["code"]) == (502, "InvalidReplicaResponse")
 
 
 async def test_expect_continue_is_answered_before_the_body(rig: Rig, upstream: ScriptedReplica) -> None:

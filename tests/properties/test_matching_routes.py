@@ -48,8 +48,14 @@ def test_nothing_makes_it_raise(target: bytes, host: bytes) -> None:
 
 
 def test_absolute_targets_name_their_host() -> None:
-    assert origin_form(b"http://demo.localhost/a/b?c", b"x") == (b"/a/b?c", b"demo.localhost")
-    assert origin_form(b"HTTPS://demo.localhost", b"x") == (b"/", b"demo.localhost")
-    assert origin_form(b"http://demo?q=a/b", b"x") == (b"/?q=a/b", b"demo")
+    assert origin_form(b"http://demo.localhost/a/b?c", b"demo.localhost") == (b"/a/b?c", b"demo.localhost")
+    assert origin_form(b"HTTPS://demo.localhost", b"") == (b"/", b"demo.localhost")
+    assert origin_form(b"http://demo?q=a/b", b"Demo:80") == (b"/?q=a/b", b"demo")
     for bad in (b"*", b"ftp://a/b", b"http://", b"http://user@host/", b"demo:80"):
-        assert origin_form(bad, b"x") is None
+        assert origin_form(bad, b"") is None
+
+
+@given(NAMES, NAMES)
+def test_absolute_targets_and_host_agree_or_nothing_is_found(name: str, other: str) -> None:
+    found = origin_form(b"http://" + name.encode() + b"/score", other.encode())
+    assert (found is not None) == (name.lower() == other.lower())

@@ -155,7 +155,10 @@ def test_connection_names_more_fields_to_drop_but_not_ours() -> None:
         head.on_header(name, value)
     head.close("1.1")
     first, _, _ = head.for_replica(b"GET", b"/")
-    assert first == b"GET / HTTP/1.1\r\nhost: h\r\nX-B: 2\r\nx-forwarded-proto: http\r\nx-request-id: "
+    assert (
+        first
+        == b"GET / HTTP/1.1\r\nhost: h\r\nX-B: 2\r\nvia: 1.1 tidegate\r\nx-forwarded-proto: http\r\nx-request-id: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,5 +169,5 @@ def test_whether_a_replicas_connection_can_be_kept(version: str, connection: byt
     head = ResponseHead()
     if connection is not None:
         head.on_header(b"connection", connection)
-    head.close(version)
+    head.close(version, 200)
     assert head.closes is closes
