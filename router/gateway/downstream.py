@@ -1,18 +1,21 @@
 """The near side: one caller's connection. It cuts the bytes into requests and carries answers, one at a time.
 
 Heads are judged by a strict parser and then by `policy.headers`; where a request has no single meaning, the answer is
-400 and the connection ends. Pipelined requests wait in a bounded backlog. The end of the caller's bytes is taken as its
-leaving: what runs for it is cancelled.
+400 and the connection ends. Pipelined requests wait in a bounded backlog. A caller that shuts its sending side still gets
+what it has asked for in full; one that has left is found out (`leaving`), and what runs for it is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from typing import TYPE_CHECKING, cast
 
 from router.gateway.calls import refused
 from router.gateway.exchange import Exchange
+from router.gateway.leaving import Watch
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
 from router.policy.chunked import BadChunk, Decoder
@@ -29,14 +32,16 @@ _LINGER_NS = 2_000_000_000
 """After an answer to a request that had not wholly come: time for the caller to read it before the connection ends."""
 _LINGER_BYTES = 16 << 20
 _BACKLOG_BYTES = 65536
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: what is not sent yet is dropped, and the other end is told that the connection broke."""
 
 
 class Downstream(asyncio.Protocol):
     """One caller's connection."""
 
     __slots__ = (
-        "_backlog", "_buffer", "_decoder", "_discarded", "_head_since", "_left", "_mode", "_read_paused", "_state",
-        "deadline", "exchange", "paused", "paused_since", "peer", "quiet_since", "slot", "transport",
+        "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_read_paused", "_state",
+        "_watch", "deadline", "exchange", "paused", "paused_since", "peer", "quiet_since", "slot", "transport",
     )  # fmt: skip
 
     def __init__(self, state: State) -> None:
@@ -59,6 +64,9 @@ class Downstream(asyncio.Protocol):
         self.quiet_since = 0
         """Since when it is between two requests."""
         self._discarded = 0
+        self._ended = False
+        """The caller sends nothing more."""
+        self._watch: Watch | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
@@ -229,7 +237,7 @@ class Downstream(asyncio.Protocol):
             return
         if cut:
             self.transport.abort()
-        elif close:
+        elif close or (self._ended and not self._backlog):
             self._end(now)
         elif self._backlog:
             # Still waiting, so that bytes that come before its turn go behind the backlog.
@@ -249,10 +257,12 @@ class Downstream(asyncio.Protocol):
             self._state.wheel.arm(self, time.monotonic_ns() + _IDLE_NS)
             self._resume_reading()
             self.data_received(data)
+            if self._ended:
+                self._no_more()
 
     def _end(self, now: int) -> None:
         """Close so that the last answer arrives, also where the caller still sends."""
-        if self._mode == _WAIT and not self._backlog:
+        if self._ended or (self._mode == _WAIT and not self._backlog):
             self.transport.close()
             return
         self._mode = _DISCARD
@@ -316,19 +326,44 @@ class Downstream(asyncio.Protocol):
             self.transport.abort()
 
     def eof_received(self) -> bool:
-        """The caller sends nothing more: it has left.
+        """The caller sends nothing more; it may still read (RFC 9112, 9.6)."""
+        self._ended = True
+        self._no_more()
+        return True
 
-        It may only have shut its sending side, but its close looks the same until something is sent to it; a model that
-        works for nobody costs more than a caller that cannot be told from one that has gone.
-        """
+    def _no_more(self) -> None:
+        """Behind the caller's last byte: what is whole is answered, what is not never will be."""
+        exchange, mode = self.exchange, self._mode
+        if self.transport.is_closing():
+            return
+        if exchange is None:
+            if mode == _WAIT:
+                return  # the backlog's turn comes
+            if mode == _HEAD and self._buffer.strip(b"\r\n"):
+                self._refuse(Refusal.BAD_REQUEST, "the connection ended inside a head")
+            else:
+                self.transport.close()
+        elif mode == _WAIT:
+            self._watch = self._watch or Watch(self._state.loop, self.transport, self._probe)
+        else:
+            exchange.cut_short()
+
+    def _probe(self) -> None:
         if self.exchange is not None:
-            self.exchange.abandon()
-        return False
+            self.exchange.probe()
+
+    def end_by_reset(self) -> None:
+        """Let the end that comes be a break: where the end of the connection is the end of the answer."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None and not self.transport.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """The connection is gone."""
         self._state.connections.discard(self)
         self._state.wheel.disarm(self)
         self._backlog = b""
+        if self._watch is not None:
+            self._watch.cancel()
         if self.exchange is not None:
             self.exchange.abandon()

@@ -526,6 +526,17 @@ class Exchange:
         answer = refuse(refusal, message, self.request_id, head_only=head_only, extra=extra)
         self.down.transport.write(answer)
 
+    def probe(self) -> None:
+        """Send what a caller that is still there skips, where nothing better is on its way."""
+        if self.stage < ANSWERING and not self.call.http10:
+            self.down.transport.write(CONTINUE)
+
+    def cut_short(self) -> None:
+        """The caller's bytes have ended inside the body: it left, or it counted wrongly and may still read."""
+        if self.stage != ANSWERING:
+            self._say(Refusal.BAD_REQUEST, "the connection ended before the body did", close=True)
+        self.abandon()
+
     def abandon(self) -> None:
         """The caller is gone."""
         if self.stage == DONE:
@@ -541,6 +552,8 @@ class Exchange:
     def _cut(self) -> None:
         """Break the answer off where the caller cannot take it for a whole one."""
         self._drop_upstream()
+        if self._flags & _STREAMED and not self._chunked_out:
+            self.down.end_by_reset()
         self._end(close=True, cut=True)
 
     def _drop_upstream(self) -> None:

@@ -13,7 +13,18 @@ import pytest_asyncio
 
 from router.contract.events import DeploymentReplicas, Flag, Outcome, Phase, ReplicaState
 from tests.support.gateway_rig import Rig, deployment, free_port, gateway, replica, until
-from tests.support.gateway_upstream import Request, ScriptedReplica, answer, ask, caller, echo, gone, post, scripted
+from tests.support.gateway_upstream import (
+    Request,
+    ScriptedReplica,
+    answer,
+    ask,
+    caller,
+    echo,
+    gone,
+    post,
+    scripted,
+    trickle,
+)
 
 
 @pytest_asyncio.fixture
@@ -182,7 +193,7 @@ async def test_a_caller_that_leaves_ends_the_replicas_work(rig: Rig, upstream: S
         await request.read_body()
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
         begun.set()
-        await gone(request.reader)
+        await trickle(writer, b"1\r\nx\r\n")
 
     upstream.script = stream
     await serve(rig, upstream)

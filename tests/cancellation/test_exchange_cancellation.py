@@ -14,7 +14,7 @@ from router.gateway.board import COLUMNS, ROWS, Board
 from router.gateway.target import Target
 from tests.support.gateway_mirror import FakeMirror
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
-from tests.support.gateway_upstream import Request, ScriptedReplica, ask, caller, gone, post, scripted
+from tests.support.gateway_upstream import Request, ScriptedReplica, ask, caller, gone, post, scripted, trickle
 
 HEAD = post(b"x" * 300_000)
 
@@ -166,8 +166,8 @@ async def test_while_the_replica_works(rig: Rig, upstream: ScriptedReplica) -> N
 async def test_while_the_answer_streams(rig: Rig, upstream: ScriptedReplica, framing: str) -> None:
     async def stream(request: Request, writer: asyncio.StreamWriter) -> None:
         await request.read_body()
-        writer.write(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n1\r\nx\r\n".encode())
-        await gone(request.reader)
+        writer.write(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode())
+        await trickle(writer, b"1\r\nx\r\n")
 
     upstream.script = stream
     await serve(rig, upstream)

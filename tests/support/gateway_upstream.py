@@ -149,6 +149,15 @@ async def gone(reader: asyncio.StreamReader) -> None:
     raise ConnectionResetError
 
 
+async def trickle(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    """Write this again and again until the other end is gone, then say so as a stream does."""
+    while not writer.is_closing():
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+    raise ConnectionResetError
+
+
 @dataclass
 class Answer:
     """What a caller got."""
@@ -206,6 +215,10 @@ class Caller:
             return await asyncio.wait_for(self.reader.read(1), PATIENCE) == b""
         except ConnectionError:
             return True
+
+    def shut(self) -> None:
+        """Send nothing more, and read on."""
+        self.writer.write_eof()
 
     def abort(self) -> None:
         """Leave without a word."""
