@@ -3,13 +3,14 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test test-kubernetes lint bench bench-log cluster cluster-down clean setup lock crds
+.PHONY: help demo test test-kubernetes lint bench bench-log bench-kubernetes cluster cluster-down clean setup lock crds
 
 SUMMARY ?=
 JSON ?=
 LOG ?= embedded
 BACKEND ?= local
 PYTEST ?=
+BENCH ?=
 NODES ?= 1
 KWOK ?= 0
 # A real Apache Kafka comes from Maven Central and runs on Java; what is there already is not installed.
@@ -52,6 +53,10 @@ bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 bench-log: setup ## The log: burst to decision, folding, shipping, a broker that is away (JSON=file.json)
 	@bash deploy/system-packages.sh $(KAFKA) nginx-light:nginx wrk:wrk
 	@.venv/bin/python -m loadtests.log $(if $(JSON),--json '$(JSON)')
+
+bench-kubernetes: setup ## Kubernetes as compute: from zero beside kubectl scale, a fleet of 5,000 pods, beside HPAs (JSON=file.json, BENCH="--row zero")
+	@bash deploy/system-packages.sh $(KUBERNETES)
+	@.venv/bin/python -m loadtests.kubernetes $(if $(JSON),--json '$(JSON)') $(BENCH)
 
 cluster: setup ## A real Kubernetes in the background, to look around in (NODES=1, KWOK=20 make-believe nodes)
 	@bash deploy/system-packages.sh $(KUBERNETES)

@@ -84,11 +84,14 @@ class Api:
             return False
         return True
 
-    async def watch(self, path: str, **query: str) -> AsyncGenerator[Document]:
-        """Events ({"type", "object"}) of a list from now on, what is there first; ends when the server ends it."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-        query = {"watch": "true", **query}
-        async with self._session(timeout) as session, session.get(self.server + path, params=query) as response:
+    async def watch(self, path: str, *, accept: str = "application/json", **query: str) -> AsyncGenerator[Document]:
+        """Events ({"type", "object"}) of a list from now on, what is there first; ends when the server ends it.
+
+        `accept`: in which form objects are told, such as without everything but their metadata.
+        """
+        timeout, headers = aiohttp.ClientTimeout(total=None, sock_connect=10), {"Accept": accept}
+        url, query = self.server + path, {"watch": "true", **query}
+        async with self._session(timeout) as session, session.get(url, params=query, headers=headers) as response:
             if response.status >= 400:
                 raise ApiFailed(response.status, await response.text())
             async for line in _lines(response.content):
