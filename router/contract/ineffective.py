@@ -36,7 +36,6 @@ ENDPOINT_ROWS = (
         lambda spec: spec.public_network_access != "enabled",
         "who can reach the gateway is decided by the address it listens on, for all endpoints together",
     ),
-    Row("tidegate.stickiness", lambda spec: spec.extras.stickiness, "callers are split request by request"),
 )
 
 DEPLOYMENT_ROWS = (

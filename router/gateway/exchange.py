@@ -43,7 +43,7 @@ class Exchange:
     """One request of one caller."""
 
     __slots__ = (
-        "_after_peer", "_block", "_chunked_out", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
+        "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
         "_refreshed", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
         "request_complete", "request_id", "sequence", "stage", "target", "up",
@@ -86,6 +86,8 @@ class Exchange:
         self._sampled = False
         self._refreshed = False
         self._chunked_out = False
+        self._cookie = b""
+        """A field of the answer that keeps the caller with its deployment."""
         self._block = b""
         """The answer's head, until the first of its body goes with it."""
         self._shadow: Shadow | None = None
@@ -117,7 +119,7 @@ class Exchange:
         """A deployment by name, or by the split."""
         name = self.call.deployment
         if name is None:
-            lane = endpoint.split.next()
+            lane = self._split(endpoint)
             if lane is None:
                 text = "no deployment of this endpoint has traffic: give one a positive weight, or name one in the "
                 self.refuse(Refusal.NO_TRAFFIC, text + "azureml-model-deployment header")
@@ -131,6 +133,16 @@ class Exchange:
             self.named = True
             self._flags |= _NAMED
         self._enter(lane)
+
+    def _split(self, endpoint: Endpoint) -> Lane | None:
+        stick = endpoint.stick
+        if stick is None:
+            return endpoint.split.next()
+        lane = stick.lane_of(self.call, self._after_peer, self.down.peer)
+        if lane is None:
+            lane = endpoint.split.next()
+            self._cookie = stick.cookie(lane, self.request_id) if lane is not None else b""
+        return lane
 
     def _enter(self, lane: Lane) -> None:
         self.lane = lane
@@ -346,6 +358,8 @@ class Exchange:
         tail = answer.tail
         if not tail or self._closes() or self.call.http10:
             tail = self._frame(status, answer)
+        if self._cookie:
+            tail = self._cookie + tail
         if answer.dated:
             self._block = b"".join((front, self.request_id, lane.after_id, tail))
         else:

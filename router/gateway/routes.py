@@ -18,6 +18,8 @@ from router.contract.events import DeploymentReplicas, EndpointReplicas, Endpoin
 from router.contract.specs import AuthMode, DeploymentSpec, EndpointSpec
 from router.gateway.lane import Lane
 from router.gateway.records import Ledger
+from router.gateway.sticking import Stick
+from router.policy.cohorts import Cohorts
 from router.policy.splitting import WHOLE, charge, choose, of_two
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Endpoint:
         "sampler",
         "spec",
         "split",
+        "stick",
         "window_start_ns",
     )  # fmt: skip
 
@@ -107,6 +110,8 @@ class Endpoint:
         self._specs: dict[str, DeploymentSpec] = {}
         self.replicas: Mapping[str, DeploymentReplicas] = {}
         self.split = Split(state, ())
+        self.stick: Stick | None = None
+        """Where callers stay with one deployment."""
         self.mirrors: tuple[str, ...] = ()
         self.sampler: Sampler | None = None
         self._fractions: tuple[float, ...] = ()
@@ -138,7 +143,7 @@ class Endpoint:
         self._digests = tuple(bytes.fromhex(one) for one in event.key_hashes)
         self.refuses = "" if spec.auth_mode is AuthMode.KEY else f"auth_mode {spec.auth_mode} is not supported"
         self._renew_lanes(set(specs) | {name for name, weight in spec.traffic.items() if weight > 0})
-        self._renew_split(spec)
+        self._renew_split(spec, event.cohorts)
         self._renew_mirrors(spec)
 
     def _read(self, name: str, document: Mapping[str, Any]) -> DeploymentSpec | None:
@@ -172,12 +177,14 @@ class Endpoint:
             _apply(lane, observed)
         return lane
 
-    def _renew_split(self, spec: EndpointSpec) -> None:
+    def _renew_split(self, spec: EndpointSpec, cohorts: Cohorts) -> None:
         for name, lane in self.lanes.items():
             lane.weight = spec.traffic.get(name, 0)
         live = tuple(lane for _, lane in sorted(self.lanes.items()) if lane.weight > 0)
         assert sum(lane.weight for lane in live) in (0, WHOLE)
         self.split = Split(self._state, live)
+        sticky = spec.extras.stickiness
+        self.stick = Stick(self.name, sticky, cohorts, self.lanes) if sticky is not None and cohorts else None
         for lane in self.lanes.values():
             if not lane.weight:
                 self._reroute(lane)
@@ -214,7 +221,7 @@ class Endpoint:
         self._closed = True
         lanes, self.lanes = self.lanes, {}
         # Who is sent back by a dying replica finds nothing to choose from any more.
-        self.split = Split(self._state, ())
+        self.split, self.stick = Split(self._state, ()), None
         for lane in lanes.values():
             for exchange in list(lane.queue):
                 exchange.endpoint_deleted()

@@ -32,6 +32,7 @@ from router.contract.events import (
     ShadowComparison,
 )
 from router.gateway.worker import run
+from router.policy.cohorts import Cohorts, deal
 from router.runtime.log.embedded import EmbeddedLog
 from router.runtime.settings import DataLayout, GatewaySettings
 
@@ -79,6 +80,8 @@ class Publisher:
     def __init__(self, folder: Path) -> None:
         self.log = EmbeddedLog(folder)
         self._revisions: dict[str, int] = {}
+        self.cohorts: dict[str, Cohorts] = {}
+        """Endpoint → who has which hundredths of its callers, where they stick."""
         self._versions: dict[str, int] = {}
 
     def endpoint(
@@ -87,9 +90,11 @@ class Publisher:
         deployments: Mapping[str, Mapping[str, Any]],
         traffic: Mapping[str, int],
         keys: Sequence[str] = (KEY, "second"),
+        *,
+        dealt: bool = True,
         **document: Any,
     ) -> int:
-        """Append one revision; returns its number."""
+        """Append one revision; returns its number. `dealt`: say which callers stick to which deployment, where they do."""
         revision = self._revisions.get(name, 0) + 1
         self._revisions[name] = revision
         documents = {key: {"name": key, "endpoint_name": name, **value} for key, value in deployments.items()}
@@ -100,9 +105,15 @@ class Publisher:
             {"name": name, "auth_mode": "key", "traffic": dict(traffic), **document},
             documents,
             tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys),
+            cohorts=self._dealt(name, traffic, document) if dealt else {},
         )
         self.log.append(SPECS, name, encode_specs(event))
         return revision
+
+    def _dealt(self, name: str, traffic: Mapping[str, int], document: Mapping[str, Any]) -> Cohorts:
+        sticky = "stickiness" in document.get("tidegate", {})
+        self.cohorts[name] = deal(traffic, self.cohorts.get(name, {})) if sticky else {}
+        return self.cohorts[name]
 
     def delete(self, name: str) -> None:
         """Append the endpoint's end."""

@@ -26,8 +26,8 @@ def fields(read: Any, text: Any) -> Any:
 
 def test_an_endpoint_says_which_keys_have_no_effect_yet() -> None:
     said = fields(endpoint_from_document, texts.MANAGED_ENDPOINT)
-    assert said == {"identity", "public_network_access", "tidegate.stickiness"}
-    assert fields(endpoint_from_document, texts.KUBERNETES_ENDPOINT) == {"compute", "identity", "tidegate.stickiness"}
+    assert said == {"identity", "public_network_access"}
+    assert fields(endpoint_from_document, texts.KUBERNETES_ENDPOINT) == {"compute", "identity"}
 
 
 def test_a_deployment_says_which_keys_have_no_effect_yet() -> None:
