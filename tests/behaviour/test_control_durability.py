@@ -15,11 +15,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from loadtests.waiting import free_port
 from router.contract import codec
 from router.contract.errors import Unavailable
 from router.contract.events import SPECS, EndpointRevision
 from router.runtime.log.embedded import EmbeddedLog
-from tests.support.control_plane import DEPLOYMENT, Caller, Running, free_port, ready, running, until
+from tests.support.control_plane import DEPLOYMENT, Caller, Running, ready, running, until
 
 
 async def published(folder: Path) -> dict[str, EndpointRevision]:

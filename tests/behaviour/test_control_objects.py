@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loadtests.waiting import free_port
 from router.contract.errors import TidegateError
 from router.runtime.settings import ObjectSettings
-from tests.support.control_plane import free_port, running, until
+from tests.support.control_plane import running, until
 
 
 def kubeconfig(folder: Path, server: str) -> Path:

@@ -11,8 +11,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from loadtests.waiting import free_port
 from router.contract.events import DeploymentReplicas, Flag, Outcome, Phase, ReplicaState
-from tests.support.gateway_rig import Rig, deployment, free_port, gateway, replica, until
+from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import (
     Request,
     ScriptedReplica,

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from loadtests.waiting import free_port
 from router.runtime.settings import DataLayout, GatewaySettings
-from tests.support.gateway_rig import PATIENCE, Publisher, deployment, free_port, replica, until, worker_process
+from tests.support.gateway_rig import PATIENCE, Publisher, deployment, replica, until, worker_process
 from tests.support.gateway_upstream import Caller, Request, ask, caller, post, scripted
 
 Process = asyncio.subprocess.Process

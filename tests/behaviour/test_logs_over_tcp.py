@@ -13,11 +13,12 @@ from autoscaler.backends.base import Backend
 from autoscaler.control.admin import admin_site
 from autoscaler.control.answers import Answers
 from loadtests.kafka.security import Certificates
+from loadtests.waiting import free_port
 from router.contract.errors import NotFound, Unavailable
 from router.control.log_reading import LogReading
 from router.runtime.credentials import Credentials, for_listening, for_posting
 from tests.support.certificates import made
-from tests.support.control_plane import free_port, running
+from tests.support.control_plane import running
 
 D = "TIDEGATE_DEMAND_"
 TOKEN = "a-token-of-this-installation"

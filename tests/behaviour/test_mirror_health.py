@@ -8,10 +8,11 @@ from pathlib import Path
 
 import aiohttp
 
+from loadtests.waiting import free_port
 from mirror.service import run
 from router.runtime.log.embedded import EmbeddedLog
 from router.runtime.settings import DataLayout, MirrorSettings
-from tests.support.control_plane import free_port, until
+from tests.support.control_plane import until
 
 
 async def test_health_and_numbers_are_served_while_it_lives(tmp_path: Path) -> None:

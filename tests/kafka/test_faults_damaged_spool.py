@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("aiokafka")
 
+from loadtests.waiting import free_port
 from router.contract.events import DEMAND, REQUESTS
 from router.runtime.log.embedded import FILE
-from tests.support.gateway_rig import free_port
 from tests.support.log_faults import machine
 from tests.support.log_faults_topics import holes
 

@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("aiokafka")
 
+from loadtests.waiting import free_port
 from router.runtime.log.opening import open_log
-from tests.support.gateway_rig import Publisher, deployment, free_port, replica
+from tests.support.gateway_rig import Publisher, deployment, replica
 from tests.support.gateway_upstream import caller, post, scripted
 from tests.support.log_faults import Child, Machine, machine, until
 

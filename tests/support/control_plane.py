@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import socket
 import tarfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from loadtests.waiting import free_port
 from router.contract import codec
 from router.contract.events import REPLICAS, DeploymentReplicas, EndpointReplicas, Phase, Replica, ReplicaState
 from router.control import service
@@ -25,13 +25,6 @@ from router.runtime.log.embedded import EmbeddedLog
 from router.runtime.settings import ControlSettings, DataLayout
 
 DEADLINE_SECONDS = 40.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(what: str, condition: Callable[[], Awaitable[Any]]) -> Any:

@@ -7,13 +7,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests.waiting import free_port
 from router.contract.codec import decode_demand, decode_requests, decode_shadow, encode_replicas, encode_specs
 from router.contract.events import (
     DEMAND,
@@ -38,14 +38,6 @@ from router.runtime.settings import DataLayout, GatewaySettings
 
 KEY = "key-of-the-endpoint"
 PATIENCE = 30.0
-
-
-def free_port() -> int:
-    """A port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
