@@ -36,7 +36,8 @@ _SLOW_CALLER_NS = 60_000_000_000
 """A caller that takes nothing for this long is cut off; its silence is not the model's."""
 _MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
 _FROM_ZERO, _STREAMED, _RETRIED = int(Flag.FROM_ZERO), int(Flag.STREAMED), int(Flag.RETRIED)
-_OK, _MODEL_ERROR = int(Outcome.OK), int(Outcome.MODEL_ERROR)
+_OK, _MODEL_ERROR, _TIMEOUT = int(Outcome.OK), int(Outcome.MODEL_ERROR), int(Outcome.TIMEOUT)
+_SERVER_ERROR = 500
 
 
 class Exchange:
@@ -463,7 +464,8 @@ class Exchange:
         assert target is not None
         assert lane is not None
         if failure is Failure.DIED:
-            target.failed()
+            target.standing.erred()
+            target.standing.unreachable()
         if step is Next.SAME_AGAIN:
             self._refreshed = True
             self.stage = CONNECTING
@@ -515,7 +517,7 @@ class Exchange:
         elif now < self.deadline:
             up = self.up
             if up is not None and up.is_unheard():
-                up.target.failed()
+                up.target.standing.unreachable()
                 up.transport.abort()  # and so it fails us
             self._await_head(self.deadline, now)
         else:
@@ -617,5 +619,11 @@ class Exchange:
             lane.in_service -= 1
             lane.busy_ns += now
             lane.release(target)
+            if self._outcome == _OK:
+                lane.good += 1
+                if target.standing.suspect:
+                    target.standing.did_well()
+            elif self._model_status >= _SERVER_ERROR or self._outcome == _TIMEOUT:
+                target.standing.erred()
         self._pending = None
         self._shadow = None

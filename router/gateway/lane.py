@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
+from router.gateway.standing import Out
 from router.gateway.target import Target
 from router.policy import admission
 from router.policy.balancing import least_loaded, two_of
@@ -36,7 +37,7 @@ class Lane:
     __slots__ = (
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
-        "allowed", "arrivals", "balance", "busy_ns", "completions", "concurrency", "endpoint", "errors", "failed", "held",
+        "allowed", "arrivals", "balance", "busy_ns", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
         "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ready", "rejected", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
@@ -67,6 +68,8 @@ class Lane:
         self._polls = 0
         self._take_columns()
         self.configure(RequestSettings(), map_errors=True)
+        self.good = 0
+        """Good answers since the start."""
         self.in_service = 0
         self.busy_ns = 0
         """Sum over requests of (end - start) in service; those under way have only paid their start."""
@@ -128,7 +131,7 @@ class Lane:
         if target is not None:
             target.draining = replica.state is ReplicaState.DRAINING
             target.drop_idle()
-            target.trust_again()
+            target.standing.trust_again()
         return False
 
     def _apply_one(self, replica: Replica) -> Target:
@@ -141,9 +144,9 @@ class Lane:
         elif target.address != address:
             target.address = address
             target.drop_idle()
-            target.trust_again()
+            target.standing.trust_again()
         elif target not in self.ready:
-            target.trust_again()
+            target.standing.trust_again()
         target.present, target.draining = True, False
         return target
 
@@ -158,6 +161,14 @@ class Lane:
             self._state.board.let_go(self._column_name(target.id), Quantity.GAUGE)
             self._end_if_over()
 
+    def left_alone(self, why: Out) -> None:
+        """Count that a replica gets no requests for a while."""
+        counters = self._state.counters
+        if why is Out.UNREACHABLE:
+            counters.unreachable += 1
+        else:
+            counters.erring += 1
+
     def draining(self) -> list[tuple[str, int]]:
         """(replica, requests in flight here) of every replica that drains."""
         return [(one.id, one.in_flight) for one in self._targets.values() if one.draining and one.present]
@@ -165,7 +176,11 @@ class Lane:
     def refresh(self) -> None:
         """Recompute who may get requests, and let in whoever waits for that."""
         before = bool(self.usable)
-        self.usable = [target for target in self.ready if not target.ejected]
+        self.usable = [target for target in self.ready if target.standing.out is None]
+        if not self.usable:
+            for target in self.ready:
+                target.standing.pardon()
+            self.usable = [target for target in self.ready if target.standing.out is None]
         if self.usable and not before:
             self._begin_joining()
         if before and not self.usable:

@@ -36,6 +36,9 @@ class Counters:
     requests: int = 0
     refused: int = 0
     retried: int = 0
+    unreachable: int = 0
+    erring: int = 0
+    """Times replicas were left alone because they could not be reached, and because of their answers."""
     client_aborts: int = 0
     shadows_opened: int = 0
     shadows_dropped: int = 0

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from router.gateway.calls import LONGEST, MOST, Answer
+from router.gateway.standing import Standing
 from router.gateway.upstream import Upstream
-from router.policy.ejection import back_off_seconds
 from router.policy.retrying import Failure
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class Target:
     """One replica as this worker sees it: its idle connections, its load on the board, its standing."""
 
     __slots__ = (
-        "_connecting", "_state", "address", "answers", "cell", "column", "connections", "draining", "ejected", "failures", "id",
-        "idle", "in_flight", "lane", "others", "present", "readmit",
+        "_connecting", "_state", "address", "answers", "cell", "column", "connections", "draining", "id",
+        "idle", "in_flight", "lane", "others", "present", "standing",
     )  # fmt: skip
 
     def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
@@ -45,9 +45,7 @@ class Target:
         self.draining = False
         self.present = True
         """Whether the newest snapshot still has it."""
-        self.failures = 0
-        self.ejected = False
-        self.readmit: asyncio.TimerHandle | None = None
+        self.standing = Standing(lane, self)
 
     def understand(self, raw: bytes) -> Answer:
         """The answer that the head `raw` begins. Raises `ValueError`."""
@@ -112,47 +110,37 @@ class Target:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, exchange: Exchange) -> None:
-        host, port = self.address
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(lambda: Upstream(self), host, port)
-        except (OSError, TimeoutError):
-            self.failed()
+        connection = await self._opened()
+        if connection is None:
+            self.standing.unreachable()
             if exchange.connecting is asyncio.current_task():
                 exchange.connecting = None
                 exchange.upstream_failed(Failure.REFUSED)
             return
-        self.failures = 0
+        self.standing.reached()
         if exchange.connecting is asyncio.current_task():
             exchange.connecting = None
             exchange.connected(connection)
         else:
             self.give_back(connection)
 
-    def failed(self) -> None:
-        """It could not be reached or died: leave it alone for a while."""
-        if self.ejected or not self.present:
-            return
-        self.failures += 1
-        self.ejected = True
-        self.drop_idle()
+    async def knock(self) -> bool:
+        """Whether it takes a connection, which is kept for the next exchange."""
+        connection = await self._opened()
+        if connection is None:
+            return False
+        self.give_back(connection)
+        return True
+
+    async def _opened(self) -> Upstream | None:
+        host, port = self.address
         loop = asyncio.get_running_loop()
-        self.readmit = loop.call_later(back_off_seconds(self.failures), self._readmit)
-        self.lane.refresh()
-
-    def _readmit(self) -> None:
-        self.readmit = None
-        self.ejected = False
-        self.lane.refresh()
-
-    def trust_again(self) -> None:
-        """The backend says it is ready anew, perhaps at another address: past failures are another process's."""
-        self.failures = 0
-        if self.readmit is not None:
-            self.readmit.cancel()
-            self.readmit = None
-        self.ejected = False
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await loop.create_connection(lambda: Upstream(self), host, port)
+        except (OSError, TimeoutError):
+            return None
+        return connection
 
     def drop_idle(self) -> None:
         """Close the connections that carry nothing."""
@@ -162,9 +150,7 @@ class Target:
 
     def close(self) -> None:
         """Close everything."""
-        if self.readmit is not None:
-            self.readmit.cancel()
-            self.readmit = None
+        self.standing.close()
         for task in list(self._connecting):
             task.cancel()
         for connection in list(self.connections):

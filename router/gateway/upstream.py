@@ -245,7 +245,7 @@ class Upstream(asyncio.Protocol):
         self.target.forget(self)
         exchange, self.exchange = self.exchange, None
         if isinstance(exc, TimeoutError):
-            self.target.failed()
+            self.target.standing.unreachable()
         if exchange is None:
             return
         if self._mode == _UNTIL_CLOSE and exc is None:

@@ -20,6 +20,7 @@ from router.gateway.demand import Reporter
 from router.gateway.discovery import Discovery
 from router.gateway.doorbell import Doorbell
 from router.gateway.downstream import Downstream
+from router.gateway.figures import families
 from router.gateway.records import renew_clock
 from router.gateway.state import State
 from router.gateway.tee import Tee
@@ -117,7 +118,10 @@ class _Worker:
 
     def vitals(self) -> list[Family]:
         """What this worker counts about itself. Costs nothing before somebody asks."""
-        return writer_families(self._log.dropped(), self._courier)
+        return [
+            *writer_families(self._log.dropped(), self._courier),
+            *families(self._state.counters, self._state.table.names.values()),
+        ]
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """The worker's whole life."""

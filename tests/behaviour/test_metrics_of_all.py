@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from autoscaler.backends.kubernetes import figures as kubernetes_figures
 from autoscaler.backends.memory import MemoryBackend
 from autoscaler.control import service
 from router.contract.events import DEMAND, REQUESTS
 from router.control import metrics
 from router.control.fleet import Fleet
+from router.gateway import figures as gateway_figures
+from router.gateway.state import Counters
 from router.runtime import vitals
 from router.runtime.courier import Courier
 from router.runtime.exposition import single, text_of
@@ -137,5 +140,7 @@ async def test_the_page_has_every_name_there_is_and_no_other(plane: Running, tmp
         [("spool_rows", ""), ("spool_bytes", ""), ("spool_oldest_seconds", ""), ("log_set_aside_messages", "")], 0.0
     )
     health = health_of(link, {**gauges, ("log_lag_messages", DEMAND): 1})
-    kafka = metrics.render([], Fleet(lambda: None), 0, health, {"gateway-0": text_of(writer_families({}, courier))})
+    counted = [*writer_families({}, courier), *gateway_figures.families(Counters(), [])]
+    counted += kubernetes_figures.families({}, {})
+    kafka = metrics.render([], Fleet(lambda: None), 0, health, {"gateway-0": text_of(counted)})
     assert names_in(text) | names_in(kafka.decode()) == documented()

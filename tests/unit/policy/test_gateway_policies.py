@@ -54,6 +54,28 @@ def test_ejection_starts_short_doubles_and_is_bounded() -> None:
     assert times[-1] == ejection.LONGEST_SECONDS
 
 
+def test_errors_put_out_for_longer_and_longer_up_to_a_bound() -> None:
+    times = [ejection.erring_seconds(spells) for spells in range(1, 60)]
+    assert (times[0], times[1]) == (ejection.ERRING_SECONDS, 2 * ejection.ERRING_SECONDS)
+    assert times == sorted(times)
+    assert times[-1] == ejection.LONGEST_ERRING_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("in_a_row", "others_good", "on_trial", "expected"),
+    [(5, 5, False, True), (4, 99, False, False), (99, 4, False, False), (1, 1, True, True), (9, 0, True, False)],
+)
+def test_who_errs_is_to_blame_only_where_others_do_well(
+    in_a_row: int, others_good: int, on_trial: bool, expected: bool
+) -> None:
+    assert ejection.errs(in_a_row, others_good, on_trial=on_trial) is expected
+
+
+def test_the_rest_can_spare_a_third_one_of_two_and_never_the_last() -> None:
+    most = {ready: sum(ejection.can_spare(out, ready) for out in range(ready)) for ready in (1, 2, 3, 5, 6, 9, 100)}
+    assert most == {1: 0, 2: 1, 3: 1, 5: 1, 6: 2, 9: 3, 100: 33}
+
+
 def test_what_cannot_be_sent_again_is_given_up() -> None:
     for failure, repeated, refreshed in itertools.product(Failure, (True, False), (True, False)):
         assert retrying.after(failure, replayable=False, repeated=repeated, refreshed=refreshed) is Next.GIVE_UP
