@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test test-kubernetes lint bench bench-log bench-kubernetes cluster cluster-down clean setup lock crds
+.PHONY: help demo test test-kubernetes fuzz lint bench bench-log bench-kubernetes cluster cluster-down clean setup lock crds
 
 SUMMARY ?=
 JSON ?=
@@ -13,6 +13,7 @@ PYTEST ?=
 BENCH ?=
 NODES ?= 1
 KWOK ?= 0
+MINUTES ?= 10
 # A real Apache Kafka comes from Maven Central and runs on Java; what is there already is not installed.
 KAFKA := default-jre-headless:java maven:mvn
 # A real Kubernetes is built from Go modules; its nodes and Tidegate's image need these.
@@ -45,6 +46,9 @@ test: lint ## Lint, then every test (PYTEST="-k name" narrows)
 test-kubernetes: setup ## Everything on a real Kubernetes, also what takes long (PYTEST="-k name" narrows)
 	@bash deploy/system-packages.sh $(KAFKA) $(KUBERNETES)
 	@.venv/bin/pytest tests/kubernetes tests/backends/test_backend_contract.py $(PYTEST)
+
+fuzz: setup ## Fuzz what reads HTTP and keep what is new (MINUTES=10)
+	@bash deploy/fuzz.sh $$(($(MINUTES) * 60))
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk

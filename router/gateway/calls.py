@@ -11,6 +11,7 @@ judges once; each new line is judged alone where that is beyond doubt. Anything 
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
@@ -82,11 +83,8 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
     head = RequestHead()
     parser = HttpRequestParser(head)
     try:
-        try:
+        with contextlib.suppress(HttpParserUpgrade):  # the head was read all the same
             parser.feed_data(raw)
-        except HttpParserUpgrade:
-            if parser.get_method() == b"CONNECT":
-                return refused(Refusal.UPGRADE, "CONNECT is not supported")
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
@@ -95,6 +93,8 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
         head.close(version)
     except (HttpParserError, BadHead) as error:
         return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}")
+    if parser.get_method() == b"CONNECT":
+        return refused(Refusal.UPGRADE, "CONNECT is not supported")
     call = Call(parser.get_method())
     call.http10 = version == "1.0"
     call.keep_alive = not head.says(b"close") and (head.says(b"keep-alive") or not call.http10)

@@ -85,11 +85,11 @@ class Downstream(asyncio.Protocol):
         mode = self._mode
         if mode == _HEAD:
             if self._buffer:
-                data = self._buffer + data
-                self._buffer = b""
+                self._more_of_a_head(data)
+                return
             end = data.find(b"\r\n\r\n") + 4
             if end < 4:
-                self._partial(data)
+                self._partial(data, 0)
             elif data.startswith(b"\r\n"):
                 self._skip_empty_lines(data)
             else:
@@ -103,11 +103,24 @@ class Downstream(asyncio.Protocol):
         else:
             self._discard(data)
 
-    def _partial(self, data: bytes) -> None:
-        """Not a whole head yet."""
+    def _more_of_a_head(self, data: bytes) -> None:
+        """Behind what has been looked at before: only once per byte, or a head in many pieces would cost its square."""
+        known = self._buffer
+        data = known + data
+        self._buffer = b""
+        end = data.find(b"\r\n\r\n", max(0, len(known) - 3)) + 4
+        if end < 4:
+            self._partial(data, len(known) - known.endswith(b"\r"))
+        elif data.startswith(b"\r\n"):
+            self._skip_empty_lines(data)
+        else:
+            self._request(data, end)
+
+    def _partial(self, data: bytes, known: int) -> None:
+        """Not a whole head yet; its first `known` bytes have been here before."""
         if len(data) > self._state.settings.max_head_bytes:
             self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
-        elif data.count(b"\n") != data.count(b"\r\n"):
+        elif data.count(b"\n", known) != data.count(b"\r\n", known):
             self._refuse(Refusal.BAD_REQUEST, "a line that does not end in CR LF")
         else:
             if not self._head_since:

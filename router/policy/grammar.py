@@ -18,10 +18,10 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5}+)?
 
 TRAILER = re.compile(_TOKEN + rb":" + _TEXT)
 """One field of a trailer section, without its line end."""
-_EXTENSION = rb"[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN
+_EXTENSION = rb";" + _TOKEN + rb"(?:=(?:" + _TOKEN
 _EXTENSION += rb'|"(?:[\t\x20!\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"))?+'
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16}+)((?:" + _EXTENSION + rb")*+)")
-"""A chunk's size with its extensions (RFC 9112, 7.1.1), without the line end."""
+"""A chunk's size with its extensions (RFC 9112, 7.1.1), without the line end and without any "bad" whitespace."""
 
 
 def is_request_head(raw: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -146,48 +148,6 @@ async def test_both_keys_open_and_a_regenerated_one_no_longer_does(rig: Rig, ups
     assert len(upstream.requests) == served
     for _ in range(2):
         assert await statuses() == {KEY: 401, "second": 200, "third": 200}
-
-
-BAD_HEADS = {
-    "length and chunked": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx",
-    "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
-    "a signed length": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
-    "a list of lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nx",
-    "another coding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "a misspelt coding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "two codings": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunked in HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a NUL": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
-    "a bare CR": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
-    "a bare LF": b"GET / HTTP/1.1\nHost: a\n\n",
-    "a folded line": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
-    "a space before the colon": b"GET / HTTP/1.1\r\nHost: a\r\nX : a\r\n\r\n",
-    "no host": b"GET / HTTP/1.1\r\n\r\n",
-    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-    "two authorizations": b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
-    "no method": b"/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "an unknown method": b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "HTTP/0.9": b"GET /\r\n\r\n",
-    "HTTP/2": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
-    "the h2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a bad chunk size": post().replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    + b"0x5\r\nhello\r\n0\r\n\r\n",
-    "an overlong chunk": post().replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    + b"2\r\nhello\r\n0\r\n\r\n",
-    "a target that is no path": b"GET nowhere HTTP/1.1\r\nHost: a\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("name", BAD_HEADS)
-async def test_what_has_no_single_meaning_is_400_and_ends_the_connection(
-    rig: Rig, upstream: ScriptedReplica, name: str
-) -> None:
-    async with caller(rig.port) as connection:
-        connection.send(BAD_HEADS[name])
-        got = await connection.answer()
-        assert (got.status, got.headers["connection"]) == (400, "close")
-        assert await connection.ended()
-    assert upstream.requests == []
 
 
 async def test_a_head_that_is_too_large_is_431(rig: Rig) -> None:
@@ -373,23 +333,19 @@ async def test_a_models_error_is_424_with_the_real_code(rig: Rig, upstream: Scri
     assert "ms-azureml-model-error-statuscode" not in got.headers
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"HTP/1.1 200 OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nx",
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000,
-    ],
-)
-async def test_nonsense_from_the_replica_is_502(rig: Rig, upstream: ScriptedReplica, raw: bytes) -> None:
-    upstream.script = answer(raw)
+async def test_nonsense_from_the_replica_is_502_and_hurts_nobody_else(rig: Rig, upstream: ScriptedReplica) -> None:
+    upstream.script = answer(b"HTP/1.1 200 OK\r\n\r\n")
     got = await ask(rig.port)
     assert (got.status, json.loads(got.body)["error"]["code"]) == (502, "InvalidReplicaResponse")
     upstream.script = echo
     assert (await ask(rig.port)).status == 200
+
+
+async def test_every_answer_has_a_date(rig: Rig, upstream: ScriptedReplica) -> None:
+    for raw in (post(), post(key=None), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"nonsense\r\n\r\n"):
+        got = await ask(rig.port, raw)
+        told = email.utils.parsedate_to_datetime(got.headers["date"])
+        assert abs(time.time() - told.timestamp()) < 60
 
 
 async def test_bytes_behind_an_answer_never_reach_the_next_caller(rig: Rig, upstream: ScriptedReplica) -> None:

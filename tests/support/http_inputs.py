@@ -1,0 +1,64 @@
+"""What the inputs of the fuzzer mean: one byte on how to ask and to cut, then a caller's or a replica's bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.support.gateway_memory import MemoryGateway
+from tests.support.http_corpus import cases
+from tests.support.http_differential import check_answer, check_requests
+
+_FUZZ = Path(__file__).parents[1] / "fuzz"
+KEPT = _FUZZ / "corpus"
+DICTIONARY = _FUZZ / "dictionary.txt"
+_SIZES = (1, 2, 3, 7, 16, 61, 250, 1000)
+_METHODS = (b"GET", b"HEAD")
+
+
+async def requests(memory: MemoryGateway, data: bytes) -> None:
+    """A caller's bytes."""
+    if data:
+        await check_requests(memory, data[1:], _SIZES[data[0] & 7])
+
+
+async def answers(memory: MemoryGateway, data: bytes) -> None:
+    """A replica's bytes: to GET or HEAD, to an old caller or not, with the end of the connection behind them or not."""
+    if data:
+        how = data[0]
+        method, old, closes = _METHODS[how >> 3 & 1], bool(how & 16), bool(how & 32)
+        await check_answer(memory, data[1:], _SIZES[how & 7], method=method, old=old, closes=closes)
+
+
+CHECKS: dict[str, Callable[[MemoryGateway, bytes], Awaitable[None]]] = {"requests": requests, "answers": answers}
+
+
+def seeds(kind: str) -> list[bytes]:
+    """The cases of the corpus as inputs."""
+    found = []
+    for number, case in enumerate(cases(kind)):
+        how = number & 7
+        how |= 8 * ("HEAD" in case.how) | 16 * ("old" in case.how) | 32 * ("closes" in case.how)
+        found.append(bytes([how]) + case.raw)
+    return found
+
+
+def words() -> list[bytes]:
+    """Those of the fuzzer's dictionary."""
+    lines = [line for line in DICTIONARY.read_text().splitlines() if line.startswith('"')]
+    return [line[1:-1].replace('\\"', '"').encode().decode("unicode_escape").encode("latin-1") for line in lines]
+
+
+def kept(kind: str) -> list[bytes]:
+    """What fuzzing has found worth keeping."""
+    return [path.read_bytes() for path in sorted((KEPT / kind).iterdir())]
+
+
+def _write(kind: str, folder: Path) -> None:
+    for number, data in enumerate(seeds(kind)):
+        (folder / f"case-{number:04}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    _write(sys.argv[1], Path(sys.argv[2]))
