@@ -73,9 +73,9 @@ class Call:
         return b"".join((self.before_id, request_id, self.before_peer, peer, after_peer))
 
 
-def refused(refusal: Refusal, message: str) -> Call:
-    """A call that never became one."""
-    return Call().refuse(refusal, message)
+def refused(refusal: Refusal, message: str, raw: bytes) -> Call:
+    """A call that never became one; `raw` is as much as there is of its head."""
+    return Call(b"HEAD" if raw.startswith(b"HEAD ") else b"GET").refuse(refusal, message)
 
 
 def judge(raw: bytes, table: Table[Endpoint]) -> Call:
@@ -92,9 +92,9 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
             raise BadHead("not a request line and fields, each with one space and a closing CR LF")
         head.close(version)
     except (HttpParserError, BadHead) as error:
-        return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}")
+        return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}", raw)
     if parser.get_method() == b"CONNECT":
-        return refused(Refusal.UPGRADE, "CONNECT is not supported")
+        return refused(Refusal.UPGRADE, "CONNECT is not supported", raw)
     call = Call(parser.get_method())
     call.http10 = version == "1.0"
     call.keep_alive = not head.says(b"close") and (head.says(b"keep-alive") or not call.http10)

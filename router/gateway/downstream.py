@@ -119,9 +119,9 @@ class Downstream(asyncio.Protocol):
     def _partial(self, data: bytes, known: int) -> None:
         """Not a whole head yet; its first `known` bytes have been here before."""
         if len(data) > self._state.settings.max_head_bytes:
-            self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
+            self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
         elif data.count(b"\n", known) != data.count(b"\r\n", known):
-            self._refuse(Refusal.BAD_REQUEST, "a line that does not end in CR LF")
+            self._refuse(Refusal.BAD_REQUEST, "a line that does not end in CR LF", data)
         else:
             if not self._head_since:
                 self._head_since = time.monotonic_ns()
@@ -144,7 +144,7 @@ class Downstream(asyncio.Protocol):
         if call is not None:
             length, after_peer = call.length, call.after_peer
         elif end > state.settings.max_head_bytes:
-            self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large")
+            self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
             return
         else:
             call, length, after_peer = state.calls.find(raw, state.table)
@@ -234,9 +234,9 @@ class Downstream(asyncio.Protocol):
         if self._discarded > _LINGER_BYTES:
             self.transport.abort()
 
-    def _refuse(self, refusal: Refusal, message: str) -> None:
+    def _refuse(self, refusal: Refusal, message: str, head: bytes) -> None:
         """Answer a request that never became one, and end the connection."""
-        exchange = Exchange(self._state, self, refused(refusal, message), b"")
+        exchange = Exchange(self._state, self, refused(refusal, message, head), b"")
         self.exchange = exchange
         exchange.refuse(refusal, message)
 
@@ -334,7 +334,7 @@ class Downstream(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.on_deadline(now)
         elif self._head_since:
-            self._refuse(Refusal.SLOW_HEAD, "the request's head took too long")
+            self._refuse(Refusal.SLOW_HEAD, "the request's head took too long", self._buffer)
         else:
             self.transport.abort()
 
@@ -353,7 +353,7 @@ class Downstream(asyncio.Protocol):
             if mode == _WAIT:
                 return  # the backlog's turn comes
             if mode == _HEAD and self._buffer.strip(b"\r\n"):
-                self._refuse(Refusal.BAD_REQUEST, "the connection ended inside a head")
+                self._refuse(Refusal.BAD_REQUEST, "the connection ended inside a head", self._buffer)
             else:
                 self.transport.close()
         elif mode == _WAIT:

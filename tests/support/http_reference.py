@@ -42,10 +42,15 @@ class Incomplete(Exception):
     """The bytes end before the message does."""
 
 
-def read_request(data: bytes) -> tuple[Message, bytes]:
-    """(the first request, what follows it). Empty lines before it are skipped, which h11 itself does not do."""
+def after_empty_lines(data: bytes) -> bytes:
+    """Without the empty lines that may stand before a request (RFC 9112, 2.2), which h11 does not take."""
     while data.startswith(b"\r\n"):
         data = data[2:]
+    return data
+
+
+def read_request(data: bytes) -> tuple[Message, bytes]:
+    """(the first request, what follows it). Raises `Refused` and `Incomplete`."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST)
     connection.receive_data(data)
     head: h11.Request | None = None
@@ -67,7 +72,10 @@ def read_request(data: bytes) -> tuple[Message, bytes]:
 def read_answer(data: bytes, method: bytes, *, ended: bool) -> tuple[Message, bytes]:
     """(the first final answer to a request with `method`, what follows it); `ended`: nothing more will come."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST)
-    connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"x")]))
+    # Of methods only HEAD matters; others need not even be one.
+    connection.send(
+        h11.Request(method=b"HEAD" if method == b"HEAD" else b"GET", target=b"/", headers=[(b"host", b"x")])
+    )
     connection.send(h11.EndOfMessage())
     connection.receive_data(data)
     if ended:
