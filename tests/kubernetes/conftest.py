@@ -10,8 +10,11 @@ import pytest
 from loadtests.kubernetes import image
 from loadtests.kubernetes.cluster import programs
 from loadtests.kubernetes.cluster.cluster import Cluster
+from tests.support.kubernetes_faults import faulty_cluster
 from tests.support.kubernetes_objects import Objects, define, following
 from tests.support.kubernetes_rig import KubernetesRig
+
+__all__ = ["faulty_cluster"]  # fixtures are found in conftest files only
 
 _HERE = Path(__file__).parent
 EXTENDED = frozenset(
