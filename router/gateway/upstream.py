@@ -23,20 +23,21 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 65536
-_LOOK_SECONDS, _LOOKS = 3, 3
-_SILENT_MS = 5000
-LOOK_NS = _LOOK_SECONDS * 1_000_000_000
-"""Between two looks at a connection that owes an answer."""
-# A second between two questions: six seconds without any sign are the end. TCP_USER_TIMEOUT would be less to do, but it also ends
-# connections of a replica that is there and does not read.
+_QUIET_SECONDS = 3
+LOOK_NS = _QUIET_SECONDS * 1_000_000_000
+"""Between two looks at a connection that owes an answer; one that is quiet for as long is asked by the kernel."""
+_UNHEARD_MS = 5000
+"""What was sent and not acknowledged for so long has met nobody."""
+# One question a second: three without an answer are the end. TCP_USER_TIMEOUT would do both with one number, but it also ends
+# connections to a replica that is there and does not read.
 _QUESTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _LOOK_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _LOOKS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-_TCP_INFO_BYTES, _RETRANSMITS, _LAST_ACK = 104, 2, slice(56, 60)
-"""Of Linux' `struct tcp_info`: how often the same was sent again, and milliseconds since anything was acknowledged."""
+_INFO_BYTES, _RETRANSMITS, _LAST_ACK_MS = 60, 2, slice(56, 60)
+"""Of Linux' `struct tcp_info`: how often the same was sent again, and how long ago anything was acknowledged."""
 _MOST_INTERIM = 32
 """Interim answers to one request; they prolong no deadline, but each is work."""
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
@@ -69,14 +70,14 @@ class Upstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.target.connections.add(self)
         end = transport.get_extra_info("socket")
-        for level, option, value in _QUESTIONS:
-            end.setsockopt(level, option, value)
+        for question in _QUESTIONS:
+            end.setsockopt(*question)
 
     def is_unheard(self) -> bool:
-        """Whether what was sent is sent again and again, and nobody has acknowledged anything for long."""
+        """Whether what was sent is sent again and again, and nobody has acknowledged anything for seconds."""
         end = self.transport.get_extra_info("socket")
-        told = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        return bool(told[_RETRANSMITS]) and int.from_bytes(told[_LAST_ACK], sys.byteorder) >= _SILENT_MS
+        told = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        return bool(told[_RETRANSMITS]) and int.from_bytes(told[_LAST_ACK_MS], sys.byteorder) >= _UNHEARD_MS
 
     def carry(self, exchange: Exchange) -> None:
         """Expect the answer of `exchange`, whose request is about to be written."""
@@ -244,7 +245,7 @@ class Upstream(asyncio.Protocol):
         """The connection is gone."""
         self.target.forget(self)
         exchange, self.exchange = self.exchange, None
-        if isinstance(exc, TimeoutError):
+        if isinstance(exc, TimeoutError):  # nobody answered the kernel's questions
             self.target.standing.unreachable()
         if exchange is None:
             return

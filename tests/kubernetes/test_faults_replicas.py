@@ -12,11 +12,9 @@ import pytest_asyncio
 
 from loadtests.kubernetes.cluster.cluster import Cluster
 from loadtests.kubernetes.cluster.node import Node
-from tests.support.kubernetes_faults import DELAYS, SERVER, Shop, created, document, opened
+from tests.support.kubernetes_faults import SERVER, Shop, created, document, opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-LONG = (*DELAYS, 2.0)
-"""Some requests are always under way at every replica."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -54,7 +52,7 @@ async def test_an_autoscaler_that_is_killed_while_a_victim_drains_finishes_with_
     """
     three = set(await shop.at(3))
     before = created(shop.cluster)
-    async with shop.traffic() as traffic, shop.traffic(12, delays=(6.0,)) as long:
+    async with shop.traffic(long=12, long_seconds=6.0) as traffic:
         await shop.from_all(traffic, three)
         await shop.deploy(document(2))
         victim = await shop.until_draining()
@@ -66,7 +64,6 @@ async def test_an_autoscaler_that_is_killed_while_a_victim_drains_finishes_with_
         assert shop.whole.pids("autoscaler") != [killed]
         await shop.from_all(traffic, left)
     traffic.nothing_lost()
-    long.nothing_lost()
     assert left == three - {victim}
     assert created(shop.cluster) == before
 
@@ -78,7 +75,7 @@ async def test_a_server_that_is_killed_with_all_it_does_loses_no_request_that_ca
     only: of servers that die at the same moment a request may meet two, and that it is not sent a third time is a rule of the gateway.
     """
     node, ill, well = await parted(shop)
-    async with shop.traffic(delays=LONG) as traffic:
+    async with shop.traffic(long=4) as traffic:
         await shop.from_all(traffic, ill | well)
         before = await shop.restarts()
         os.kill(servers(node)[0], signal.SIGKILL)
@@ -95,7 +92,7 @@ async def test_a_kubelet_that_is_silent_takes_its_replicas_out_of_routing_and_lo
     when they are back; answers of its replicas after they left: none.
     """
     node, ill, well = await parted(shop)
-    async with shop.traffic(delays=LONG) as traffic:
+    async with shop.traffic(long=4) as traffic:
         await shop.from_all(traffic, ill | well)
         await node.kubelet.freeze()
         try:
@@ -115,7 +112,7 @@ async def test_a_node_whose_wire_is_cut_loses_no_request_that_has_another_replic
     nobody is there; answers of its replicas after they left the routing: none.
     """
     node, ill, well = await parted(shop)
-    async with shop.traffic(delays=LONG) as traffic:
+    async with shop.traffic(long=4) as traffic:
         await shop.from_all(traffic, ill | well)
         node.cut_off()
         try:

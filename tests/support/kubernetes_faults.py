@@ -9,7 +9,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,11 +222,14 @@ class Shop:
             traffic.lost.append(f"at {sent - began:.1f} s, after {took:.1f} s: {status} {text}")
 
     @contextlib.asynccontextmanager
-    async def traffic(self, callers: int = 8, delays: tuple[float, ...] = DELAYS) -> AsyncIterator[Traffic]:
-        """That many callers, each with one request at a time, while the body runs; every request has ended when it ends."""
+    async def traffic(self, callers: int = 8, *, long: int = 0, long_seconds: float = 2.0) -> AsyncIterator[Traffic]:
+        """Callers with one request at a time each, while the body runs; every request has ended when it ends.
+
+        `long` more of them ask for work of `long_seconds`, so that some requests are always under way.
+        """
         traffic, stop, began = Traffic(), asyncio.Event(), time.monotonic()
 
-        async def caller(session: aiohttp.ClientSession) -> None:
+        async def caller(session: aiohttp.ClientSession, delays: Iterable[float]) -> None:
             for delay in itertools.cycle(delays):
                 if stop.is_set():
                     return
@@ -234,8 +237,9 @@ class Shop:
 
         timeout = aiohttp.ClientTimeout(total=240)
         async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
-            for index in range(callers):
-                group.create_task(caller(session), name=f"caller {index}")
+            for index in range(callers + long):
+                delays = DELAYS if index < callers else (long_seconds,)
+                group.create_task(caller(session, delays), name=f"caller {index}")
             try:
                 yield traffic
             finally:
