@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -15,15 +15,22 @@ from tests.support.kubernetes_faults_gate import USER, Gate, gate
 from tests.support.kubernetes_objects import Kubectl, define, deployment, endpoint, says
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-KNOCKS_PER_SECOND = 12
-"""Four watches that are tried again and one write, each after half a second at first and less and less often."""
+KNOCKS_PER_SECOND = 20
+"""Six watches that are tried again and one write, each after half a second at first and less and less often."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gated(faulty_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Shop, Gate]]:
-    """An endpoint whose autoscaler reaches the API server through a gate alone; each test begins with as many replicas as it wants."""
+    """An endpoint of a Tidegate that reaches the API server through a gate alone, and that follows objects too.
+
+    Each test begins with as many replicas as it wants.
+    """
     folder = tmp_path_factory.mktemp("gated")
-    async with gate(faulty_cluster, folder) as way, opened(faulty_cluster, folder, kubeconfig=way.kubeconfig) as shop:
+    await define(faulty_cluster)
+    async with contextlib.AsyncExitStack() as ends:
+        way = await ends.enter_async_context(gate(faulty_cluster, folder))
+        flags = "--kubernetes-objects"
+        shop = await ends.enter_async_context(opened(faulty_cluster, folder, flags, kubeconfig=way.kubeconfig))
         await shop.open(2)
         yield shop, way
 
@@ -33,7 +40,7 @@ async def test_an_api_server_that_is_killed_loses_no_request_and_gets_what_was_d
 ) -> None:
     """SIGKILL for the API server; while it is away a third replica is asked for.
 
-    Counted: every request that was sent, none may be lost; connections that the autoscaler tried to make while the server was
+    Counted: every request that was sent, none may be lost; connections that Tidegate tried to make while the server was
     away, of which a loop without pauses would make thousands; pods that were ever made: the third one.
     """
     shop, way = gated
@@ -95,39 +102,34 @@ def listed(cluster: Cluster) -> int:
     return sum(count for one, count in asked if (one.user, one.verb, one.resource) == (USER, "list", "pods"))
 
 
-async def test_deleting_our_kinds_of_objects_ends_no_pod_and_loses_no_request(
-    faulty_cluster: Cluster, tmp_path: Path
-) -> None:
-    """Both definitions are deleted while what their objects describe serves; applied again, the objects are followed again.
+async def test_deleting_our_kinds_of_objects_ends_no_pod_and_loses_no_request(gated: tuple[Shop, Gate]) -> None:
+    """Objects adopt what serves; both definitions are deleted under them, made again, and the objects applied anew.
 
-    Counted: every request that was sent, none may be lost; pods that were ever made: none but those that the objects asked for.
+    Counted: every request that was sent, none may be lost; pods that were ever made: none until the objects ask for a third one.
     """
-    cluster = faulty_cluster
-    await define(cluster)
-    before = created(cluster)
-    async with opened(cluster, tmp_path, "--kubernetes-objects") as shop:
-        kubectl = Kubectl(cluster, shop.namespace)
-        try:
-            await kubectl.applied(endpoint(traffic={"blue": 100}), deployment(**document(2)))
-            await kubectl.until("oe", "shop", says("Ready"))
-            await shop.learn_key()
-            two = set(await shop.until_pods(2))
-            async with shop.traffic() as traffic:
-                await shop.from_all(traffic, two)
-                said = await kubectl("delete", "crd", "--all", "--timeout=60s")
-                assert said.code == 0, said.err
-                await shop.more(traffic)
-                await shop.until_ready(2)
-                assert set(await shop.names()) == two
-                await define(cluster)
-                await kubectl.applied(endpoint(traffic={"blue": 100}), deployment(**document(3)))
-                await shop.until_ready(3)
-                three = set(await shop.until_pods(3))
-                await shop.from_all(traffic, three)
-            traffic.nothing_lost()
-            assert two < three
-            assert created(cluster) - before == 3
-        finally:
-            await kubectl(
-                "delete", "crd", "--all", "--timeout=60s"
-            )  # they take their objects with them, and those alone
+    shop, _ = gated
+    two = set(await shop.at(2))
+    kubectl, before = Kubectl(shop.cluster, shop.namespace), created(shop.cluster)
+    async with shop.traffic() as traffic:
+        await shop.from_all(traffic, two)
+        await kubectl.applied(endpoint(traffic={"blue": 100}), deployment(**document(2)))
+        await kubectl.until("od", "shop-blue", says("Ready"))
+        await undefine(kubectl)
+        await shop.more(traffic)
+        await shop.until_ready(2)
+        assert (set(await shop.names()), created(shop.cluster)) == (two, before)
+        await define(shop.cluster)
+        await kubectl.applied(endpoint(traffic={"blue": 100}), deployment(**document(3)))
+        await shop.until_ready(3)
+        three = set(await shop.until_pods(3))
+        await shop.from_all(traffic, three)
+        await undefine(kubectl)  # nothing of the namespace is to wait for whoever would let go of its objects
+    traffic.nothing_lost()
+    assert two < three
+    assert created(shop.cluster) - before == 1
+
+
+async def undefine(kubectl: Kubectl) -> None:
+    """Delete both definitions, and with them every object."""
+    said = await kubectl("delete", "crd", "--all", "--timeout=60s")
+    assert said.code == 0, said.err

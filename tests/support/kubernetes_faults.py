@@ -98,10 +98,12 @@ class Shop:
 
     async def open(self, count: int) -> None:
         """Make the endpoint, and wait until `count` replicas of its deployment are ready."""
-        await self.whole.api("PUT", f"/v1/endpoints/{ENDPOINT}", {"auth_mode": "key"})
+        about = {"auth_mode": "key", "compute": "azureml:kubernetes"}
+        await self.whole.api("PUT", f"/v1/endpoints/{ENDPOINT}", about)
         await self.deploy(document(count))
-        await self.whole.api("PUT", f"/v1/endpoints/{ENDPOINT}", {"auth_mode": "key", "traffic": {DEPLOYMENT: 100}})
-        await self.learn_key()
+        await self.whole.api("PUT", f"/v1/endpoints/{ENDPOINT}", {**about, "traffic": {DEPLOYMENT: 100}})
+        keys = await self.whole.api("POST", f"/v1/endpoints/{ENDPOINT}/keys/list", {})
+        self.whole.keys[ENDPOINT] = keys["primaryKey"]
         await self.until_ready(count)
 
     async def at(self, count: int) -> list[str]:
@@ -113,11 +115,6 @@ class Shop:
     async def deploy(self, wanted: dict[str, Any]) -> None:
         """Give the deployment this document; returns when it is accepted."""
         await self.whole.api("PUT", f"/v1/endpoints/{ENDPOINT}/deployments/{DEPLOYMENT}", wanted)
-
-    async def learn_key(self) -> None:
-        """Ask for the endpoint's key."""
-        keys = await self.whole.api("POST", f"/v1/endpoints/{ENDPOINT}/keys/list", {})
-        self.whole.keys[ENDPOINT] = keys["primaryKey"]
 
     async def until_ready(self, count: int, seconds: float = 120) -> None:
         """Wait until exactly `count` replicas exist for the control plane, and all are ready."""
