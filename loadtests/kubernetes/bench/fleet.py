@@ -129,7 +129,8 @@ class Fleet:
 @contextlib.asynccontextmanager
 async def fleet(folder: Path, sizes: Sizes) -> AsyncIterator[Fleet]:
     """A cluster with nodes and no pods, ready for an autoscaler."""
-    bed = Cluster(folder / "cluster", kwok=True)
+    # On a busy machine KWOK's heartbeats come late, and pods of a node that was thought lost never get ready again.
+    bed = Cluster(folder / "cluster", kwok=True, controller_flags=("--node-monitor-grace-period=600s",))
     await bed.start()
     try:
         if bed.fake is None:

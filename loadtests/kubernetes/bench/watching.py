@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 LONG = str(24 * 3600)
 """Seconds that a watch may last: left alone, a server ends it after half an hour."""
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -34,14 +35,19 @@ class PodWatch:
     alive: Counter[str] = field(default_factory=Counter)
     """Endpoint → pods that are not ending."""
     deleted: int = 0
+    version: str = ""
+    """Of the newest event: where a watch that was cut off goes on."""
     over: str = ""
-    """Why this watch has ended, if it has: what was seen is not whole then."""
+    """Why this watch has ended for good, if it has: what was seen is not whole then."""
     _ending: set[str] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, event: dict[str, Any]) -> None:
         """One event of the watch."""
         metadata, now = event["object"]["metadata"], time.time_ns()
+        self.version = metadata["resourceVersion"]
+        if event["type"] == "BOOKMARK":
+            return
         name = metadata["name"]
         if name not in self.created:
             self.created[name] = (str(metadata.get("labels", {}).get(names.ENDPOINT)), now)
@@ -79,19 +85,27 @@ class PodWatch:
 async def watching(api: Api, namespace: str) -> AsyncIterator[PodWatch]:
     """A watch over all pods of `namespace`, what is there included, for as long as this is open."""
     seen = PodWatch()
-
-    async def look() -> None:
-        reason, path = "the API server has ended it", f"/api/v1/namespaces/{namespace}/pods"
-        try:
-            async for event in api.watch(path, accept=METADATA, timeoutSeconds=LONG):
-                seen.take(event)
-        except (aiohttp.ClientError, ApiFailed, OSError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        seen.end(reason)
-
-    looking = asyncio.create_task(look(), name="watch pods")
+    looking = asyncio.create_task(_look(api, f"/api/v1/namespaces/{namespace}/pods", seen), name="watch pods")
     try:
         yield seen
     finally:
         looking.cancel()
         await asyncio.wait({looking})
+
+
+async def _look(api: Api, path: str, seen: PodWatch) -> None:
+    """Until cancelled: a server cuts off whoever is slow for a moment, which this process may be on a busy machine."""
+    while True:
+        query = {"timeoutSeconds": LONG, "allowWatchBookmarks": "true"}
+        query |= {"resourceVersion": seen.version} if seen.version else {}
+        try:
+            async for event in api.watch(path, accept=METADATA, **query):
+                if event["type"] == "ERROR":
+                    seen.end(str(event["object"].get("message")))
+                    return
+                seen.take(event)
+        except ApiFailed as error:
+            seen.end(str(error))
+            return
+        except (aiohttp.ClientError, OSError):
+            await asyncio.sleep(_PAUSE_SECONDS)

@@ -40,7 +40,7 @@ def test_a_small_fleet_changes_each_of_its_deployments_once() -> None:
 
 def event(kind: str, name: str, **metadata: Any) -> dict[str, Any]:
     labels = {"tidegate.dev/endpoint": name.partition("-")[0]}
-    return {"type": kind, "object": {"metadata": {"name": name, "labels": labels, **metadata}}}
+    return {"type": kind, "object": {"metadata": {"name": name, "labels": labels, "resourceVersion": "7", **metadata}}}
 
 
 def test_a_pod_counts_from_its_first_event_until_it_ends() -> None:
@@ -53,6 +53,8 @@ def test_a_pod_counts_from_its_first_event_until_it_ends() -> None:
     seen.take(event("DELETED", "e1-a", deletionTimestamp="2026-01-01T00:00:00Z"))
     assert seen.alive == {"e1": 1}
     assert seen.deleted == 1
+    seen.take({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
+    assert seen.version == "9"
     assert seen.since(0)["e1"] == min(at_ns for _, at_ns in seen.created.values())
 
 
