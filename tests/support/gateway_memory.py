@@ -141,6 +141,9 @@ class MemoryTarget(Target):
         connection.connection_made(Wire(connection, peer))
         exchange.connected(connection)
 
+    async def knock(self) -> bool:
+        return True
+
 
 def answer_ok(connection: Upstream, request: bytes) -> None:
     """200, without a body."""
@@ -190,7 +193,7 @@ class MemoryGateway:
         """One caller's connection, from its first byte until nothing moves any more."""
         now = Conversation()
         self.target.drop_idle()
-        self.target.trust_again()
+        self.target.standing.trust_again()
         self.target.lane.refresh()
         self.target.now, self.target.reply = now, reply
         down = Downstream(self.state)
