@@ -463,6 +463,8 @@ class Exchange:
         target, lane = self.target, self.lane
         assert target is not None
         assert lane is not None
+        if step is Next.ELSEWHERE and failure is not Failure.REFUSED and not lane.budget.spend(lane.good, lane.allowed):
+            step = Next.GIVE_UP
         if failure is Failure.DIED:
             target.standing.erred()
             target.standing.unreachable()

@@ -20,6 +20,7 @@ from router.gateway.standing import Out
 from router.gateway.target import Target
 from router.policy import admission
 from router.policy.balancing import least_loaded, two_of
+from router.policy.retrying import Budget
 
 if TYPE_CHECKING:
     from router.gateway.exchange import Exchange
@@ -37,7 +38,7 @@ class Lane:
     __slots__ = (
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
-        "allowed", "arrivals", "balance", "busy_ns", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
+        "allowed", "arrivals", "balance", "budget", "busy_ns", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
         "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ready", "rejected", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
@@ -68,6 +69,7 @@ class Lane:
         self._polls = 0
         self._take_columns()
         self.configure(RequestSettings(), map_errors=True)
+        self.budget = Budget()
         self.good = 0
         """Good answers since the start."""
         self.in_service = 0

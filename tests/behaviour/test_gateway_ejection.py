@@ -14,6 +14,7 @@ import pytest_asyncio
 from loadtests.waiting import free_port
 from router.gateway.target import Target
 from router.policy import ejection
+from router.policy.retrying import Budget
 from tests.support.gateway_rig import PATIENCE, Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Request, Script, ScriptedReplica, answer, ask, caller, echo, post, scripted
 
@@ -118,6 +119,22 @@ async def test_who_dies_again_and_again_is_taken_for_erring(rig: Rig) -> None:
             name = 'tidegate_gateway_ejections_total{process="gateway-0",why="erring"}'
             while await figure(rig, name) < 1:
                 assert set(await statuses(rig, 5)) == {200}
+
+
+async def test_when_everything_dies_not_everything_is_sent_twice(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Budget, "RESERVE", 3)
+
+    async def die(request: Request, writer: asyncio.StreamWriter) -> None:
+        await request.read_body()
+        writer.transport.abort()
+
+    async with AsyncExitStack() as stack:
+        both = await replicas(stack, die, die)
+        sets = {"blue": [replica(one.port) for one in both]}
+        await rig.publish("demo", {"blue": deployment(concurrency=1)}, {"blue": 100}, sets)
+        for _ in range(20):
+            assert (await ask(rig.port)).status == 502
+        assert sum(len(one.requests) for one in both) == 24  # 2 x 1 x 2 may be in flight, which is more than three
 
 
 async def test_better_an_erring_replica_than_none(rig: Rig) -> None:

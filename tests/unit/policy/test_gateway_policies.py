@@ -76,6 +76,16 @@ def test_the_rest_can_spare_a_third_one_of_two_and_never_the_last() -> None:
     assert most == {1: 0, 2: 1, 3: 1, 5: 1, 6: 2, 9: 3, 100: 33}
 
 
+def test_repetitions_have_a_reserve_and_a_fifth_of_the_good_answers() -> None:
+    budget = retrying.Budget()
+    assert sum(budget.spend(0, 10) for _ in range(1000)) == retrying.Budget.RESERVE
+    assert sum(budget.spend(50, 10) for _ in range(1000)) == 10
+    assert sum(budget.spend(10**6, 10) for _ in range(1000)) == retrying.Budget.RESERVE
+    assert sum(budget.spend(10**7, 640) for _ in range(1000)) == 640
+    other = retrying.Budget()
+    assert sum(other.spend(0, 640) for _ in range(1000)) == 640
+
+
 def test_what_cannot_be_sent_again_is_given_up() -> None:
     for failure, repeated, refreshed in itertools.product(Failure, (True, False), (True, False)):
         assert retrying.after(failure, replayable=False, repeated=repeated, refreshed=refreshed) is Next.GIVE_UP
