@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# fuzz.sh SECONDS: fuzzes what reads HTTP, guided by coverage, half of the time per side. What reaches code that the cases of
-# tests/corpus do not reach is kept in tests/fuzz/corpus, as little of it as does; an input that breaks something is left as
-# tests/fuzz/broken-* and ends the run with an error.
+# fuzz.sh SECONDS: fuzzes what reads HTTP, guided by coverage, half of the time per side. What reaches something that neither
+# the cases of tests/corpus nor the inputs kept before reach is kept in tests/fuzz/corpus, and goes when a smaller one does;
+# an input that breaks something is left as tests/fuzz/broken-* and ends the run with an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=$(($1 / 2))
@@ -13,19 +13,9 @@ fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for kind in requests answers; do
-  kept=tests/fuzz/corpus/$kind
-  fuzz=(.venv/bin/python -m tests.fuzz "$kind" -max_len=1000 -dict=tests/fuzz/dictionary.txt "-artifact_prefix=tests/fuzz/broken-$kind-")
-  mkdir -p "$folder/$kind" "$kept"
+  mkdir -p "$folder/$kind"
   .venv/bin/python -m tests.support.http_inputs "$kind" "$folder/$kind"
-  cp -n "$kept"/* "$folder/$kind" 2>/dev/null || true
-  "${fuzz[@]}" -max_total_time="$seconds" "$folder/$kind"
-  # The cases first; then what still adds something to them is what is kept.
-  rm -rf "$folder/least"
-  mkdir "$folder/least"
-  .venv/bin/python -m tests.support.http_inputs "$kind" "$folder/least"
-  ls "$folder/least" >"$folder/cases"
-  "${fuzz[@]}" -merge=1 "$folder/least" "$folder/$kind"
-  rm -f "$kept"/*
-  (cd "$folder/least" && ls | grep -vxFf "$folder/cases" || true) | while read -r name; do cp "$folder/least/$name" "$kept/$name"; done
-  echo "$kind: $(ls "$kept" | wc -l) inputs are kept beside the cases"
+  .venv/bin/python -m tests.fuzz "$kind" -max_len=1000 -dict=tests/fuzz/dictionary.txt -max_total_time="$seconds" \
+    "-artifact_prefix=tests/fuzz/broken-$kind-" "tests/fuzz/corpus/$kind" "$folder/$kind"
+  echo "$kind: $(find "tests/fuzz/corpus/$kind" -type f | wc -l) inputs are kept beside the cases"
 done

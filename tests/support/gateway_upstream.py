@@ -192,8 +192,9 @@ class Caller:
         return Answer(int(first.split(" ")[1]), headers, b"")
 
     async def answer(self, *, head_only: bool = False) -> Answer:
-        """The next answer, whole."""
-        got = await self.head()
+        """The next answer, whole, and past any 100 before it."""
+        while (got := await self.head()).status == 100:
+            pass
         try:
             got.body = await asyncio.wait_for(self._body(got, head_only=head_only), PATIENCE)
         except (asyncio.IncompleteReadError, ConnectionError):
