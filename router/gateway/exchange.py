@@ -553,6 +553,7 @@ class Exchange:
         """The caller's bytes have ended inside the body: it left, or it counted wrongly and may still read."""
         if self.stage != ANSWERING:
             self._say(Refusal.BAD_REQUEST, "the connection ended before the body did", close=True)
+        self._break_off()
         self.abandon()
 
     def abandon(self) -> None:
@@ -570,9 +571,12 @@ class Exchange:
     def _cut(self) -> None:
         """Break the answer off where the caller cannot take it for a whole one."""
         self._drop_upstream()
+        self._break_off()
+        self._end(close=True, cut=True)
+
+    def _break_off(self) -> None:
         if self._flags & _STREAMED and not self._chunked_out:
             self.down.end_by_reset()
-        self._end(close=True, cut=True)
 
     def _drop_upstream(self) -> None:
         up, self.up = self.up, None

@@ -172,6 +172,21 @@ async def test_an_old_caller_cannot_take_a_broken_answer_for_a_whole_one(rig: Ri
             await connection.reader.read()
 
 
+async def test_an_old_caller_that_shuts_inside_its_body_neither(rig: Rig, upstream: ScriptedReplica) -> None:
+    async def early(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await gone(request.reader)
+
+    upstream.script = early
+    async with caller(rig.port) as connection:
+        connection.send(OLD[:-1])
+        assert (await connection.head()).status == 200
+        assert await connection.reader.readexactly(5) == b"hello"
+        connection.shut()
+        with pytest.raises(ConnectionResetError):
+            await connection.reader.read()
+
+
 async def test_whoever_hangs_up_in_a_stream_ends_it_with_its_next_piece(rig: Rig, upstream: ScriptedReplica) -> None:
     async def stream(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
