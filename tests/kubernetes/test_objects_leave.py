@@ -35,7 +35,7 @@ async def test_a_deployment_with_traffic_stays_until_another_has_it(objects: Obj
 
 async def test_deleting_an_endpoint_deletes_its_deployments_too(objects: Objects) -> None:
     await objects.shop()
-    assert await objects.kubectl.get("secret", "shop-keys") is not None
+    await objects.kubectl.until("secret", "shop-keys", lambda _: True)
     said = await objects.kubectl("delete", "oe", "shop", "--timeout=60s")
     assert said.code == 0, said.err
     await objects.kubectl.until_gone("od", "shop-blue")

@@ -8,6 +8,7 @@ from typing import Any
 
 from router.contract import codec
 from router.contract.events import DECISIONS, Decision, Phase
+from tests.support.control_plane import until
 from tests.support.kubernetes_objects import Objects, condition, deployment, endpoint, says, tells
 
 
@@ -51,6 +52,7 @@ async def test_a_failure_is_told_with_its_reason_and_message(objects: Objects) -
     assert message in condition(found, "Ready")["message"]
     event = await objects.kubectl.until_event("shop-blue", "ImagePullLoopBackOff")
     assert (event["type"], event["message"]) == ("Warning", message)
+    await objects.kubectl.until_event("shop-blue", "RevisionAccepted")
     described = (await objects.kubectl("describe", "od", "shop-blue")).out
     assert "ImagePullLoopBackOff" in described
     assert "RevisionAccepted" in described
@@ -141,10 +143,17 @@ async def test_code_can_be_a_config_map(objects: Objects) -> None:
 
 async def test_what_the_api_server_is_asked_is_counted(objects: Objects) -> None:
     await objects.shop()
-    text = (await objects.plane.call("GET", "/metrics")).text
-    assert 'tidegate_control_kubernetes_requests_total{code="200",resource="onlineendpoints",verb="patch"}' in text
-    assert 'tidegate_control_objects{kind="OnlineEndpoint",ready="True"} 1.0' in text
-    assert 'tidegate_control_objects_watched{resource="onlinedeployments"} 1.0' in text
+    wanted = {
+        'tidegate_control_kubernetes_requests_total{code="200",resource="onlineendpoints",verb="patch"}',
+        'tidegate_control_objects{kind="OnlineEndpoint",ready="True"} 1.0',
+        'tidegate_control_objects_watched{resource="onlinedeployments"} 1.0',
+    }
+
+    async def counted() -> bool:
+        text = (await objects.plane.call("GET", "/metrics")).text
+        return all(one in text for one in wanted)
+
+    await until("the requests and the objects to be counted", counted)
 
 
 def _bare(shown: dict[str, Any]) -> dict[str, Any]:

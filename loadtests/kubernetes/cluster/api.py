@@ -21,6 +21,9 @@ STRATEGIC = "application/strategic-merge-patch+json"
 AGENT = "tidegate-test-bed"
 """Who asks, in the words of the audit log."""
 Document = dict[str, Any]
+_AGAIN_SECONDS = 0.1
+_PATIENCE_SECONDS = 60.0
+"""Longest call, with all that a server which has just started puts off."""
 
 
 class ApiFailed(RuntimeError):
@@ -29,6 +32,8 @@ class ApiFailed(RuntimeError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
+        self.starting = status == 429 and "initializing" in message
+        """Whether the server has just started and does not know yet what it is asked about; nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +102,29 @@ class Api:
             async for line in _lines(response.content):
                 yield json.loads(line)
 
+    async def _watch_in_time(self, path: str, **query: str) -> AsyncGenerator[Document]:
+        """As `watch`; a server that is not that far yet, as after its start, is asked again until it is."""
+        while True:
+            try:
+                async with contextlib.aclosing(self.watch(path, **query)) as events:
+                    async for event in events:
+                        yield event
+            except ApiFailed as refused:
+                if not refused.starting:
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return
+
     async def until(
-        self, path: str, name: str, wanted: Callable[[Document], bool], *, deadline_seconds: float = 60
+        self, path: str, name: str, wanted: Callable[[Document], bool], *, deadline_seconds: float = 120
     ) -> Document:
         """The object `name` of the list at `path`, as soon as it is as wanted. Raises AssertionError with what it was last."""
         last: Document = {}
         try:
             async with asyncio.timeout(deadline_seconds):
                 while True:
-                    stream = self.watch(path, fieldSelector=f"metadata.name={name}")
+                    stream = self._watch_in_time(path, fieldSelector=f"metadata.name={name}")
                     async with contextlib.aclosing(stream):
                         async for event in stream:
                             last = event["object"]
@@ -124,13 +143,17 @@ class Api:
         kind: str | None = None,
     ) -> Document:
         headers = {"Content-Type": kind} if kind else None
-        async with self._session() as session:
-            url = self.server + path
-            async with session.request(verb, url, params=query, json=document, headers=headers) as response:
-                answer: Document = await response.json(content_type=None)
-                if response.status >= 400:
-                    raise ApiFailed(response.status, str(answer.get("message", answer)))
-                return answer
+        url = self.server + path
+        async with self._session() as session, asyncio.timeout(_PATIENCE_SECONDS):
+            while True:
+                async with session.request(verb, url, params=query, json=document, headers=headers) as response:
+                    answer: Document = await response.json(content_type=None)
+                    if response.status < 400:
+                        return answer
+                    refused = ApiFailed(response.status, str(answer.get("message", answer)))
+                    if not refused.starting:
+                        raise refused
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _session(self, timeout: aiohttp.ClientTimeout | None = None) -> AsyncIterator[aiohttp.ClientSession]:

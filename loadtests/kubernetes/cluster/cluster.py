@@ -239,5 +239,5 @@ class Cluster:
         return not (await self.api.get(path))["items"]
 
     async def _until_usable(self, name: str) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):  # controllers whose API server was away try again after up to half a minute
             await until(lambda: self.api.exists(f"/api/v1/namespaces/{name}/serviceaccounts/default"))
