@@ -36,6 +36,7 @@ def init():
 
 def run(data):
     asked = json.loads(data)
+    print("asked for", asked["x"], flush=True)
     time.sleep(asked.get("seconds", 0))
     return {"answer": asked["x"] * weights["factor"], "word": os.environ["WORD"], "user": os.getuid()}
 """
@@ -112,7 +113,9 @@ async def test_a_request_that_runs_when_its_pod_is_deleted_is_answered(rig: Kube
         await backend.apply(plan(wish(await code_document(plane), 1)))
         (one,) = (await until(backend, ready(1))).replicas
         under_way = asyncio.create_task(score(one, x=6, seconds=6))
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while "asked for 6" not in await backend.logs(*TARGET, 100):
+                await asyncio.sleep(0.05)
         await backend.apply(plan(wish(await code_document(plane), 0, remove=frozenset({one.id}))))
         await until(backend, lambda o: not o.replicas)
         assert (await under_way)["answer"] == 42

@@ -13,7 +13,7 @@ from loadtests.kubernetes import image
 from loadtests.kubernetes.cluster.cluster import Cluster
 from tests.support.kubernetes_pods import RESTRICTED, is_ready, pod
 
-SECONDS = 60
+SECONDS = 120
 
 
 async def output_of(cluster: Cluster, namespace: str, document: dict[str, Any]) -> tuple[str, str]:

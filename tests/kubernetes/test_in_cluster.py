@@ -13,6 +13,7 @@ from loadtests.kubernetes.installation import ENDPOINTS, SYSTEM, Installation
 from tests.support.kubernetes_installation import installed, kill, replicas, restarts, talking_to
 from tests.support.whole import until
 
+pytestmark = pytest.mark.timeout(900)  # all of Tidegate has to start in pods, on whatever machine
 POD = "tidegate-0"
 
 

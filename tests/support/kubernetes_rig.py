@@ -44,7 +44,7 @@ items:
 
 def server_document(image: str, *arguments: str, **more: Any) -> dict[str, Any]:
     """A custom deployment that runs the small test server in a user's image; its probes are as quick as can be."""
-    probe = {"period": 1, "timeout": 5, "failure_threshold": 3}
+    probe = {"period": 1, "timeout": 30, "failure_threshold": 3}
     source = SERVER.read_text()
     command = ["python", "-I", "-S", "-c", source, "{port}", "--host", "0.0.0.0", *arguments]
     return {
