@@ -1,40 +1,42 @@
 #!/usr/bin/env bash
-# run-tests.sh [PYTEST ARGUMENTS]: the tests in two runs side by side, because those on Kafka and Kubernetes mostly wait.
-# What a cluster needs is built meanwhile, once and at the lowest priority. The output of the run beside follows that of the
-# other; fails when either does. Arguments that choose tests make it one run.
+# run-tests.sh [PYTEST ARGUMENTS]: the tests in three runs side by side, because those on Kafka and those in pods mostly wait.
+# What a cluster needs is built meanwhile, once and at the lowest priority. The output of the runs beside follows that of the
+# first; fails when any does. Arguments that choose tests make it one run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONHASHSEED=0
 if [ $# -gt 0 ]; then exec .venv/bin/pytest "$@"; fi
 
-beside() {
+kafka() { exec .venv/bin/pytest -p no:cacheprovider -m "not pods and not extended" tests/kafka tests/log tests/kubernetes; }
+pods() {
   trap 'exit 130' INT
-  .venv/bin/python -m loadtests.kubernetes.cluster prepare &
-  local building=$! kafka kubernetes
-  .venv/bin/pytest -p no:cacheprovider tests/kafka tests/log
-  kafka=$?
-  wait "$building"
-  .venv/bin/pytest -p no:cacheprovider -m "not extended" tests/kubernetes
-  kubernetes=$?
-  return $((kafka > kubernetes ? kafka : kubernetes))
+  .venv/bin/python -m loadtests.kubernetes.cluster prepare
+  .venv/bin/pytest -p no:cacheprovider -m "pods and not extended" tests/kubernetes tests/backends
 }
 
-output=$(mktemp)
-# A process group of its own, which can be interrupted as a whole: tests then end what they started.
+folder=$(mktemp -d)
+# Process groups of their own, which can be interrupted as a whole: tests then end what they started.
 set -m
-beside >"$output" 2>&1 &
-other=$!
+kafka >"$folder/kafka" 2>&1 &
+runs=($!)
+pods >"$folder/pods" 2>&1 &
+runs+=($!)
 set +m
-trap '[ -z "$other" ] || { kill -INT -- "-$other" 2>/dev/null; wait "$other"; }; rm -f "$output"' EXIT
+trap 'for one in "${runs[@]}"; do kill -INT -- "-$one" 2>/dev/null; done; wait "${runs[@]}"; rm -rf "$folder"' EXIT
 interrupted=
 trap 'interrupted=1' INT
-.venv/bin/pytest --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
-rest=$?
+.venv/bin/pytest -m "not pods" --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
+result=$?
 [ -z "$interrupted" ] || exit 130
 trap - INT
-printf '\n› on Kafka and Kubernetes, meanwhile\n'
-wait "$other"
-result=$?
-other=
-cat "$output"
-exit $((rest > result ? rest : result))
+beside() { # NAME WORDS: what the next run has said, once it has ended
+  wait "${runs[0]}"
+  local ended=$?
+  runs=("${runs[@]:1}")
+  printf '\n› %s, meanwhile\n' "$2"
+  cat "$folder/$1"
+  result=$((ended > result ? ended : result))
+}
+beside kafka "on Kafka, and what needs Kubernetes' API server alone"
+beside pods "on a Kubernetes with pods"
+exit "$result"

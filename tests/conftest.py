@@ -19,12 +19,14 @@ from tests.support.kubernetes_cluster import (
     node_here,
     own_cluster,
     own_control_plane,
+    rough_cluster,
+    rough_control_plane,
     tidegate_image,
 )
 
 __all__ = [
     "api_cluster", "cluster", "cluster_here", "kafka_broker", "kafka_here", "namespace", "node_here", "own_broker",
-    "own_cluster", "own_control_plane", "prefix", "tidegate_image",
+    "own_cluster", "own_control_plane", "prefix", "rough_cluster", "rough_control_plane", "tidegate_image",
 ]  # fmt: skip
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -154,7 +154,8 @@ async def _buildah(*words: str) -> str:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "BUILDAH_", "STORAGE_"))
     }
-    return await run(*_APART, "buildah", *where, *words, environment=environment)
+    # Seconds where only code has changed, and whoever tests it waits for them: not at the lowest priority.
+    return await run(*_APART, "buildah", *where, *words, environment=environment, nice=False)
 
 
 def _pip_configuration() -> str:

@@ -18,7 +18,7 @@ from tests.support.kubernetes_rig import KubernetesRig
 Rig = MemoryRig | LocalRig | KubernetesRig
 
 
-@pytest.fixture(params=["memory", "local", "kubernetes"])
+@pytest.fixture(params=["memory", "local", pytest.param("kubernetes", marks=pytest.mark.pods)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

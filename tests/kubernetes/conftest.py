@@ -17,22 +17,17 @@ from tests.support.kubernetes_rig import KubernetesRig
 __all__ = ["faulty_cluster"]  # fixtures are found in conftest files only
 
 _HERE = Path(__file__).parent
-EXTENDED = frozenset(
-    f"test_{name}.py"
-    for name in (
-        "backend_catalogue", "backend_code", "backend_conditions", "backend_replicas", "backend_weather", "cluster_bed",
-        "cluster_node", "image", "in_cluster", "in_cluster_on_kafka", "up_on_kubernetes",
-    )
-)  # fmt: skip
-"""Files that take minutes of real pods each: `make test-kubernetes` runs them, `make test` leaves them out. The backend's
-contract suite on a real node is in both."""
+EXTENDED = frozenset({"test_backend_weather.py", "test_cluster_node.py", "test_in_cluster_on_kafka.py"})
+"""Files that take minutes each: `make test-kubernetes` runs them too, `make test` leaves them out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long. Where something is not built yet, a test may take as long as building does."""
+    """Mark what needs pods, and what takes long. Where something is not built yet, a test may take as long as building does."""
     for item in items:
         if item.path.parent == _HERE and item.path.name in EXTENDED:
             item.add_marker(pytest.mark.extended)
+        if item.path.parent == _HERE and "node_here" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.pods)
     if programs.built() and image.built():
         return
     for item in items:
@@ -61,4 +56,15 @@ async def own_objects(own_control_plane: Cluster, tmp_path: Path) -> AsyncIterat
     """As `objects`, in a cluster that the test may do anything to."""
     await define(own_control_plane)
     async with own_control_plane.namespace() as name, following(tmp_path / "control", own_control_plane, name) as made:
+        yield made
+
+
+@pytest.fixture
+async def rough_objects(rough_control_plane: Cluster, tmp_path: Path) -> AsyncIterator[Objects]:
+    """As `objects`, in a cluster whose API server the test may be cruel to."""
+    await define(rough_control_plane)
+    async with (
+        rough_control_plane.namespace() as name,
+        following(tmp_path / "control", rough_control_plane, name) as made,
+    ):
         yield made

@@ -126,9 +126,9 @@ async def test_the_containers_of_one_pod_hold_it_together(api_cluster: Bed, name
 
 
 async def test_a_holder_that_cannot_reach_the_server_gives_up_before_anybody_else_may_begin(
-    own_control_plane: Bed,
+    rough_control_plane: Bed,
 ) -> None:
-    async with connected(own_control_plane.kubeconfig) as cluster:
+    async with connected(rough_control_plane.kubeconfig) as cluster:
         clock = SystemClock()
         settings = LeaseSettings(duration_seconds=4.0, deadline_seconds=1.5, renew_seconds=0.1)
         lease = Lease(cluster, "default", "one", "one", settings)
@@ -141,13 +141,13 @@ async def test_a_holder_that_cannot_reach_the_server_gives_up_before_anybody_els
 
         holding = asyncio.create_task(hold())
         await asyncio.sleep(0.3)
-        await own_control_plane.control.api_server.freeze()
+        await rough_control_plane.control.api_server.freeze()
         frozen = clock.monotonic()
         try:
             await asyncio.wait_for(lost.wait(), SECONDS)
             assert clock.monotonic() - frozen >= 1.0, "given up although the last renewal is not old"
         finally:
-            await own_control_plane.control.api_server.thaw()
+            await rough_control_plane.control.api_server.thaw()
         await asyncio.wait_for(holding, SECONDS)
 
 

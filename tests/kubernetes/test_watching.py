@@ -132,8 +132,8 @@ async def test_an_answer_to_our_own_write_is_known_before_the_watch_tells_it(api
             assert [one[1:] for one in seen.told] == [(None, "1"), ("1", "2"), ("2", None)]
 
 
-async def test_a_server_that_was_away_goes_on_where_it_was(own_control_plane: Bed) -> None:
-    bed = own_control_plane
+async def test_a_server_that_was_away_goes_on_where_it_was(rough_control_plane: Bed) -> None:
+    bed = rough_control_plane
     async with opened(bed.kubeconfig) as cluster, bed.namespace() as namespace, kept(cluster, namespace) as seen:
         await cluster.create(CONFIG_MAPS, config_map("before", namespace, "1"))
         await seen.until({"before": "1"})
@@ -149,8 +149,8 @@ async def test_a_server_that_was_away_goes_on_where_it_was(own_control_plane: Be
         assert asked < 20
 
 
-async def test_a_history_that_is_forgotten_is_listed_anew(own_control_plane: Bed) -> None:
-    bed = own_control_plane
+async def test_a_history_that_is_forgotten_is_listed_anew(rough_control_plane: Bed) -> None:
+    bed = rough_control_plane
     async with opened(bed.kubeconfig) as cluster, bed.namespace() as namespace:
         for name in ("stays", "goes"):
             await cluster.create(CONFIG_MAPS, config_map(name, namespace, "1"))
@@ -232,8 +232,8 @@ async def test_a_command_that_gives_credentials_is_asked_again_when_they_are_ref
         assert cluster.requests["list", "configmaps", "401"] == 1
 
 
-async def test_a_server_that_is_slow_counts_as_away(own_control_plane: Bed) -> None:
-    bed = own_control_plane
+async def test_a_server_that_is_slow_counts_as_away(rough_control_plane: Bed) -> None:
+    bed = rough_control_plane
     async with opened(bed.kubeconfig, request_seconds=0.5) as cluster:
         await bed.control.api_server.freeze()
         with pytest.raises(Exception, match=r"no answer within 0.5 s \(list configmaps in namespace default\)"):

@@ -1,4 +1,4 @@
-"""A real Kubernetes for tests: one cluster for the whole run, a namespace for each test, and clusters of one's own for the cruel.
+"""A real Kubernetes for tests: one cluster for the whole run, a namespace for each test, and other clusters for the cruel.
 
 Whoever asks for one is skipped, with the reason, where none can run.
 """
@@ -33,22 +33,23 @@ def node_here() -> None:
 @pytest.fixture(scope="session")
 def cluster(node_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster of the whole run, with one real node. Tests are told apart by `namespace`."""
-    yield from running(Cluster(tmp_path_factory.mktemp("cluster"), nodes=1))
+    yield from running_cluster(Cluster(tmp_path_factory.mktemp("cluster"), nodes=1))
 
 
 @pytest.fixture(scope="session")
 def api_cluster(
     cluster_here: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A cluster whose API server is all that matters: that of the whole run, or one without nodes where none can run."""
-    if missing() is None:
+    """A cluster whose API server is all that matters: that of the whole run, or one without nodes where nobody else needs them."""
+    wanted = any("cluster" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    if wanted and missing() is None:
         yield request.getfixturevalue("cluster")
     else:
-        yield from running(Cluster(tmp_path_factory.mktemp("cluster")))
+        yield from running_cluster(Cluster(tmp_path_factory.mktemp("cluster")))
 
 
-def running(cluster: Cluster) -> Iterator[Cluster]:
-    """For a fixture: the cluster for as long as it is needed."""
+def running_cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """For a fixture of more than one test: the cluster for as long as it is needed."""
     # A loop of its own, which leaves that of the test alone; the cluster itself belongs to none.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(cluster.start())
@@ -75,6 +76,23 @@ async def own_cluster(node_here: None, tmp_path: Path) -> AsyncIterator[Cluster]
         yield cluster
     finally:
         await cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def rough_cluster(cluster_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For `rough_control_plane`."""
+    yield from running_cluster(Cluster(tmp_path_factory.mktemp("rough")))
+
+
+@pytest.fixture
+async def rough_control_plane(rough_cluster: Cluster) -> AsyncIterator[Cluster]:
+    """A control plane without nodes whose API server the test may kill, freeze and make forgetful, as others did before it."""
+    yield rough_cluster
+    server = rough_cluster.control.api_server
+    if server.pid is None:
+        await server.start()
+    await server.thaw()
+    await server.until_ready()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 
 from loadtests.kubernetes import image
 from loadtests.kubernetes.cluster.cluster import Cluster
-from tests.support.kubernetes_cluster import running
+from tests.support.kubernetes_cluster import running_cluster
 from tests.support.kubernetes_pods import is_ready
 from tests.support.kubernetes_rig import SMALL, TYPES
 from tests.support.whole import Whole, until, whole
@@ -41,7 +41,7 @@ def faulty_cluster(node_here: None, tmp_path_factory: pytest.TempPathFactory) ->
     if (reason := image.missing()) is not None:
         pytest.skip(reason)
     grace = f"--node-monitor-grace-period={LOST_NODE_SECONDS}s"
-    for made in running(Cluster(tmp_path_factory.mktemp("faulty"), nodes=2, controller_flags=[grace])):
+    for made in running_cluster(Cluster(tmp_path_factory.mktemp("faulty"), nodes=2, controller_flags=[grace])):
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             runner.run(image.image(made))
         yield made
