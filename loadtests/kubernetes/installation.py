@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +52,12 @@ class Installation:
     token: str = ""
     """The operators'."""
     _volumes: list[str] = field(default_factory=list)
+    _overlay: Path | None = None
+    """Folder of what was applied."""
 
     async def install(self) -> None:
         """Apply the overlay and return when every pod is ready. Raises `Unmade` with what is not."""
-        folder = self.cluster.folder / f"{self.overlay}-overlay"
-        folder.mkdir()
+        self._overlay = Path(tempfile.mkdtemp(prefix=f"{self.overlay}-overlay-", dir=self.cluster.folder))
         await image.image(self.cluster)
         await self._make_namespaces()
         await self._make_volume("data", SYSTEM, _VOLUMES[self.overlay], self._folder("data"), "ReadWriteOnce")
@@ -68,8 +70,8 @@ class Installation:
             made = {name: secrets.token_hex(32) for name in TOKENS}
             self.token = made["control"]
             await self._make_secret("tidegate-tokens", SYSTEM, made)
-        self._write_overlay(folder)
-        await self.cluster.kubectl("apply", "--validate=strict", "--kustomize", str(folder))
+        self._write_overlay(self._overlay)
+        await self.cluster.kubectl("apply", "--validate=strict", "--kustomize", str(self._overlay))
         await self._until_ready()
         await self._find_addresses()
 
@@ -81,8 +83,9 @@ class Installation:
             for name in (ENDPOINTS, SYSTEM):
                 while await self.cluster.api.exists(f"/api/v1/namespaces/{name}"):  # noqa: ASYNC110 -- it says nothing
                     await asyncio.sleep(0.1)
-        folder = self.cluster.folder / f"{self.overlay}-overlay"
-        await self.cluster.kubectl("delete", "--kustomize", str(folder), "--ignore-not-found", "--wait=false")
+        if self._overlay is not None:
+            words = ("--kustomize", str(self._overlay), "--ignore-not-found", "--wait=false")
+            await self.cluster.kubectl("delete", *words)
         for volume in self._volumes:
             await self.cluster.kubectl("delete", "persistentvolume", volume)
 
@@ -111,8 +114,11 @@ class Installation:
         await self.cluster.kubectl("apply", f"--filename={DEPLOY / 'base' / 'namespaces.yaml'}")
 
     def _folder(self, name: str) -> Path:
-        folder = self.cluster.folder / "volumes" / name
-        folder.mkdir(parents=True)
+        """A new one: an installation begins with empty volumes, whatever another one left in this cluster."""
+        volumes = self.cluster.folder / "volumes"
+        volumes.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=volumes))
+        folder.chmod(0o755)
         return folder
 
     async def _make_volume(self, name: str, namespace: str, claim: str, folder: Path, mode: str) -> None:

@@ -15,7 +15,10 @@ from loadtests.waiting import HOST, free_port
 def broker_for_pods(cluster: Cluster, folder: Path) -> tuple[Broker, str]:
     """(broker, not started yet; its address for pods): one more listener, where the API server listens as well."""
     machine = urlsplit(cluster.server).hostname
-    port, pods, controller = free_port(), free_port(), free_port()
+    ports: set[int] = set()
+    while len(ports) < 3:
+        ports.add(free_port())
+    port, pods, controller = ports
     told = f"PLAINTEXT://{HOST}:{port},PODS://{machine}:{pods}"
     protocols = "PLAINTEXT:PLAINTEXT,PODS:PLAINTEXT,CONTROLLER:PLAINTEXT"
     listeners = {

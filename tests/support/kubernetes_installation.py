@@ -23,9 +23,9 @@ PODS = f"/api/v1/namespaces/{SYSTEM}/pods"
 
 def installed(installation: Installation) -> Iterator[Installation]:
     """For a fixture: the installation for as long as it is needed; its namespaces go afterwards."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        runner.run(installation.install())
     try:
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            runner.run(installation.install())
         yield installation
     finally:
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
