@@ -96,6 +96,11 @@ class Fleet:
         at = self.index.get(target)
         return 0 if at is None else max(0, int(self.standing.desired[at]))
 
+    def rows_of(self, endpoints: Iterable[str]) -> list[int]:
+        """The rows of all deployments of `endpoints` that have one."""
+        targets = ((endpoint, name) for endpoint in endpoints for name in self._names.get(endpoint, ()))
+        return [self.index[target] for target in targets if target in self.index]
+
     def histories_of(self, endpoint: str) -> dict[str, History]:
         """What was decided about each deployment of `endpoint` that has a row."""
         names = ((name, self.index.get((endpoint, name))) for name in self._names.get(endpoint, ()))

@@ -52,6 +52,8 @@ class Planner:
         self.drains: dict[Target, dict[str, Drain]] = {}
         self.dirty: set[str] = set()
         """Endpoints that something has happened to since they were planned."""
+        self.planned: set[str] = set()
+        """Endpoints that the last `plan` was about."""
         self.rivals = Rivals()
         self._backends = frozenset(backends)
         self._default = default_backend
@@ -236,8 +238,8 @@ class Planner:
         """What to publish, then what to tell each backend, about everything that something happened to."""
         drafts, told = Drafts(), []
         self.dirty |= {target[0] for target, drains in self.drains.items() if drains}
-        dirty, self.dirty = self.dirty, set()
-        for endpoint in sorted(dirty):
+        self.planned, self.dirty = self.dirty, set()
+        for endpoint in sorted(self.planned):
             if not self._territory.acts_for(endpoint):
                 self._leave(endpoint, drafts)
                 continue

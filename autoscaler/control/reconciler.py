@@ -94,7 +94,8 @@ class Reconciler:
         self._heard: list[Heard] = []
         self._queues: set[tuple[str, str, str]] = set()
         """(writer, endpoint, deployment) of every queue that was not empty when it was last spoken of."""
-        self._recount = True
+        self._uncounted: set[str] | None = None
+        """Endpoints whose replicas, documents or drains may have changed since they were counted; None = all of them."""
         self._awaited: set[str] = set()
         self._adopted_ns: int | None = None
         self._pruned_ns = 0
@@ -132,10 +133,11 @@ class Reconciler:
         blind, first = self._sightings.blind(backend), not self._sightings.seen(backend)
         for endpoint, generation in observation.generations.items():
             self.planner.acted(endpoint, generation, first=first)
-        self.planner.dirty |= self._sightings.take(backend, observation)
+        changed = self._sightings.take(backend, observation)
         if blind != observation.blind:
-            self.planner.dirty |= set(self.fleet.revisions)
-        self._recount = True
+            changed |= set(self.fleet.revisions)
+        self.planner.dirty |= changed
+        self._to_count(changed)
 
     # whose the endpoints are -----------------------------------------------------------------------------------
 
@@ -257,17 +259,19 @@ class Reconciler:
         self.fold()
         if self._adopted_ns is None:
             return Turn()
-        self._recount |= self.fleet.moving
+        if self.fleet.moving:
+            self._uncounted = None
         changed = self.fleet.rebuild(self.demand, self.planner.published)
         self.planner.dirty |= changed
-        if self._recount or changed:
-            self._count()
+        self._to_count(changed)
+        self._count()
         decisions, due_ns = self._decide(now_ns)
         if now_ns - self._pruned_ns > RECENT_REPORTER_NS:
             self._pruned_ns = now_ns
             demand.prune(self.demand, now_ns - REPORTER_MEMORY_NS)
             self._queues.clear()  # also those of writers that are gone
         told, plans = self.planner.plan(self._listeners, now_ns)
+        self._to_count(self.planner.planned)
         return Turn(tuple(told), decisions, plans, due_ns)
 
     def _listeners(self, endpoint: str) -> Listeners:
@@ -291,8 +295,6 @@ class Reconciler:
         endpoints = {self.fleet.targets[row][0] for row in moved}
         self.planner.dirty |= endpoints
         self.turned |= endpoints
-        if moved:
-            self._count()
         return tuple(self._decision(made, row, now_ns) for row in moved), made.due_ns
 
     def _may_shrink(self, now_ns: int) -> bool:
@@ -314,20 +316,30 @@ class Reconciler:
             inputs={**inputs, "reason": float(reason)},
         )
 
+    def _to_count(self, endpoints: set[str]) -> None:
+        if self._uncounted is not None:
+            self._uncounted |= endpoints
+
     def _count(self) -> None:
-        """Ready, pending and failed per row, from the observations."""
-        size = len(self.fleet.targets)
-        ready, pending, failed = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.bool_)
-        for row, target in enumerate(self.fleet.targets):
-            sizing = self.fleet.sizings[target]
-            home = self.planner.home(target)
-            sighting, drains = self._sightings.of(home, target), self.planner.drains.get(target, {})
-            mine = [one for one in sighting.replicas if one.template == sizing.template and one.id not in drains]
-            ready[row] = sum(1 for one in mine if one.state is ReplicaState.READY)
-            pending[row] = len(mine) - ready[row]
-            condition = sighting.condition
-            failed[row] = home not in self._backends or (
-                condition is not None and condition.phase is Phase.FAILED and condition.template == sizing.template
-            )
-        self.fleet.standing = replace(self.fleet.standing, ready=ready, pending=pending, failed=failed)
-        self._recount = False
+        """Ready, pending and failed per row, from the observations, where anything may have changed."""
+        uncounted, self._uncounted = self._uncounted, set()
+        rows = range(len(self.fleet.targets)) if uncounted is None else self.fleet.rows_of(uncounted)
+        if not rows:
+            return
+        standing = self.fleet.standing
+        ready, pending, failed = standing.ready.copy(), standing.pending.copy(), standing.failed.copy()
+        for row in rows:
+            ready[row], pending[row], failed[row] = self._counted(self.fleet.targets[row])
+        self.fleet.standing = replace(standing, ready=ready, pending=pending, failed=failed)
+
+    def _counted(self, target: Target) -> tuple[int, int, bool]:
+        """(ready, pending, failed) of one deployment, what drains not among them."""
+        sizing, home = self.fleet.sizings[target], self.planner.home(target)
+        sighting, drains = self._sightings.of(home, target), self.planner.drains.get(target, {})
+        mine = [one for one in sighting.replicas if one.template == sizing.template and one.id not in drains]
+        ready = sum(1 for one in mine if one.state is ReplicaState.READY)
+        condition = sighting.condition
+        failed = home not in self._backends or (
+            condition is not None and condition.phase is Phase.FAILED and condition.template == sizing.template
+        )
+        return ready, len(mine) - ready, failed

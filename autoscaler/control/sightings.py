@@ -35,15 +35,26 @@ class Sightings:
             return set()
         self._blind.pop(backend, None)
         shown: dict[Target, Sighting] = {}
+        for one in observation.replicas:  # a whole fleet, many times a second
+            target = (one.endpoint, one.deployment)
+            sighting = shown.get(target)
+            if sighting is None:
+                shown[target] = Sighting([one])
+            else:
+                sighting.replicas.append(one)
         running: dict[str, set[str]] = {}
-        for one in observation.replicas:
-            shown.setdefault((one.endpoint, one.deployment), Sighting()).replicas.append(one)
-            running.setdefault(one.endpoint, set()).add(one.deployment)
+        for endpoint, name in shown:
+            running.setdefault(endpoint, set()).add(name)
         for target, condition in observation.conditions.items():
-            shown.setdefault(target, Sighting()).condition = condition
+            sighting = shown.get(target)
+            if sighting is None:
+                shown[target] = Sighting(condition=condition)
+            else:
+                sighting.condition = condition
         before = self._shown.get(backend, {})
         self._shown[backend], self._running[backend] = shown, running
-        return {target[0] for target in {*shown, *before} if shown.get(target) != before.get(target)}
+        changed = {target[0] for target, now in shown.items() if now != before.get(target)}
+        return changed | {target[0] for target in before.keys() - shown.keys()}
 
     def seen(self, backend: str) -> bool:
         """Whether `backend` has ever said what runs there."""
