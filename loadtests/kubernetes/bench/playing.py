@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from loadtests.kubernetes.bench.fleet import Fleet
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 """So much later than the schedule's own end everything may be done."""
 _TELL_SECONDS = 15.0
 
@@ -35,10 +35,10 @@ async def play(fleet: Fleet, schedule: Schedule, want: Callable[[str, int], int]
                 f"{len(asked)} of {2 * len(schedule.endpoints)} changes, {len(fleet.pods.since(began_ns))} pods created"
             )
     await asyncio.sleep(max(0.0, began + schedule.seconds - time.monotonic()))
-    cpu, took = fleet.server_cpu_seconds() - cpu, time.monotonic() - began
     late = await _until_all_is_done(fleet, schedule, began_ns, before)
+    cpu, took = fleet.server_cpu_seconds() - cpu, time.monotonic() - began
     if late > 1:
-        say(f"what was asked for was not done before {late:.0f} s after the last rest: its CPU time is not whole")
+        say(f"all was done only {late:.0f} s after the last rest: this machine is too busy for so much")
     return Played(asked, cpu, took, fleet.pods.since(began_ns), fleet.pods.deleted - before)
 
 

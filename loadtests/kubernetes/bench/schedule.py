@@ -65,8 +65,9 @@ class Played:
     asked: dict[tuple[str, int], int]
     """(endpoint, count) → when the change was asked for."""
     cpu_seconds: float
-    """Of the API server, from the beginning to the end of the second rest."""
+    """Of the API server, from the beginning until all was done, at least to the end of the second rest."""
     seconds: float
+    """So long that was."""
     created: Mapping[str, int]
     """Endpoint → when its pod beyond those of before was seen."""
     deleted: int
