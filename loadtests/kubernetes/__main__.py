@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -39,7 +40,10 @@ _HELP = {
 
 
 async def measure(folder: Path, names: Collection[str], sizes: Sizes, say: Callable[[str], None]) -> list[Row]:
-    """Everything that `names` asks for, one after another."""
+    """Everything that `names` asks for, one after another. SIGTERM ends it in good order: CancelledError."""
+    work = asyncio.current_task()
+    if work is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     rows: list[Row] = []
     if "zero" in names:
         (zero := folder / "zero").mkdir()
@@ -66,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"  {time.monotonic() - started:4.0f} s  {words}", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
-        rows = asyncio.run(measure(Path(folder), names, sizes, say))
+        try:
+            rows = asyncio.run(measure(Path(folder), names, sizes, say))
+        except asyncio.CancelledError:
+            print("told to end; nothing is left running", file=sys.stderr)
+            return 143
     show("Kubernetes as compute, on real Kubernetes programs on this machine", rows, beside="beside it")
     print(f"took {time.monotonic() - started:.0f} s; load average before: {load:.1f}, now: {os.getloadavg()[0]:.1f}")
     if options.json:

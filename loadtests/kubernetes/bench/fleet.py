@@ -101,6 +101,12 @@ class Fleet:
             raise RuntimeError("the API server does not run")
         return cpu_seconds([pid])
 
+    async def at_rest(self, seconds: float) -> float:
+        """CPU seconds per second that the API server takes while nothing changes."""
+        before, began = self.server_cpu_seconds(), time.monotonic()
+        await asyncio.sleep(seconds)
+        return (self.server_cpu_seconds() - before) / (time.monotonic() - began)
+
     def writes(self) -> Counter[str]:
         """The autoscaler's writes so far, by verb and resource, from the API server's audit log."""
         found: Counter[str] = Counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -33,8 +34,9 @@ ENDPOINT, DEPLOYMENT = "zero", "blue"
 PLAIN = "plain"
 WAIT_SECONDS = 180.0
 IDLE_SECONDS = 3
-SETTLE_SECONDS = 1.0
-"""After the last pod is gone."""
+SETTLE_SECONDS = (1.0, 2.0)
+"""After the last pod is gone; drawn evenly. A kubelet looks at containers once a second and tells of what is gone then, so a
+fixed wait would start everything at the same moment of that second."""
 _MODEL = """
 import http.server, os, signal, sys
 class Model(http.server.BaseHTTPRequestHandler):
@@ -155,7 +157,7 @@ class Stage:
         """Return when nothing of either runs any more."""
         for eyes, whose in ((self.ours, "our"), (self.plain, "the plain")):
             await eyes.until(lambda eyes: eyes.replicas == 0 and not eyes.pods, f"{whose} pod's going")
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(random.uniform(*SETTLE_SECONDS))
 
 
 async def row(folder: Path, repetitions: int, say: Callable[[str], None]) -> Row:

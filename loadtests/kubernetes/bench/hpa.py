@@ -36,8 +36,11 @@ _READY_SECONDS = 900.0
 _AUTOSCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
 
 
-async def scheduled(fleet: Fleet, schedule: Schedule, say: Callable[[str], None]) -> Played:
-    """Make the HPAs, wait until each has been looked at, play the schedule."""
+async def scheduled(fleet: Fleet, schedule: Schedule, say: Callable[[str], None]) -> tuple[float, Played]:
+    """Make the HPAs, wait until each has been looked at, play the schedule.
+
+    Returns the API server's CPU seconds per second while nothing changes, and what became of the schedule.
+    """
     wanted = dict.fromkeys(fleet.names, schedule.low)
     async with _metrics(fleet, wanted):
         deployments = (await fleet.bed.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"))["items"]
@@ -52,14 +55,15 @@ async def scheduled(fleet: Fleet, schedule: Schedule, say: Callable[[str], None]
             for one in deployments:
                 group.create_task(create(one))
         await _until_active(fleet)
-        await asyncio.sleep(2 * SYNC_SECONDS)
+        await asyncio.sleep(SYNC_SECONDS)
+        rest = await fleet.at_rest(2 * SYNC_SECONDS)
         say("every HorizontalPodAutoscaler has its metric; now the same schedule")
 
         def want(endpoint: str, count: int) -> int:
             wanted[endpoint] = count
             return time.time_ns()
 
-        return await play(fleet, schedule, want, say)
+        return rest, await play(fleet, schedule, want, say)
 
 
 async def _until_active(fleet: Fleet) -> None:

@@ -31,6 +31,8 @@ class _Beside:
 
     idle_cpu: float
     """CPU seconds per second of the API server, while nobody scales."""
+    rest_cpu: float
+    """The same with HPAs that have nothing to do."""
     played: Played
 
 
@@ -49,11 +51,9 @@ async def rows(folder: Path, sizes: Sizes, names: Collection[str], say: Callable
 
 async def _without_us(here: Fleet, schedule: Schedule, say: Callable[[str], None]) -> _Beside:
     await asyncio.sleep(5)
-    before = here.server_cpu_seconds()
-    await asyncio.sleep(IDLE_SECONDS)
-    idle = (here.server_cpu_seconds() - before) / IDLE_SECONDS
+    idle = await here.at_rest(IDLE_SECONDS)
     say(f"nobody scales: the API server takes {idle:.0%} of one core")
-    return _Beside(idle, await hpa.scheduled(here, schedule, say))
+    return _Beside(idle, *await hpa.scheduled(here, schedule, say))
 
 
 def _fleet_rows(made: Scaled, schedule: Schedule, sizes: Sizes) -> list[Row]:
@@ -101,7 +101,8 @@ def _hpa_row(made: Scaled, beside: _Beside, schedule: Schedule, sizes: Sizes) ->
     _, late = milliseconds(theirs.asked_up(schedule), theirs.created, schedule.endpoints)
     figures = {
         f"{sizes.deployments} HPAs s": theirs.cpu_seconds, "nobody scales s": idle, "ratio above idle": net,
-        "HPAs took s": theirs.seconds, "HPA asked → pod p99 s": late / 1e3,
+        "HPAs took s": theirs.seconds, "at rest, ours: % of a core": made.rest * 100,
+        "at rest, HPAs: % of a core": beside.rest_cpu * 100, "HPA asked → pod p99 s": late / 1e3,
     }  # fmt: skip
     work = f"API server's CPU for {2 * len(schedule.endpoints)} changes of count in {ours.seconds:.0f} s, everything included"
     return Row(work, "s", ours.cpu_seconds, figures, ratio, "< 1 of the HPAs'", ratio < 1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RESYNC_SECONDS = 300.0
 QUIET_SECONDS = 4.0
 """Without a write for so long a restart is over."""
+REST_SECONDS = 30.0
 _LOOK_SECONDS = 0.25
 
 
@@ -48,6 +49,8 @@ class Scaled:
     settled_bytes: int = 0
     """Resident memory with the whole fleet, after the schedule."""
     resync: Resync | None = None
+    rest: float = 0.0
+    """CPU seconds per second of the API server while our autoscaler has nothing to do."""
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ async def scaled(fleet: Fleet, schedule: Schedule, say: Callable[[str], None]) -
         say(
             f"ready after {resync.ready:.1f} s, acted after {resync.acted:.1f} s, last write after {resync.stamped:.1f} s"
         )
-        made.resync = resync
+        made.resync, made.rest = resync, await fleet.at_rest(REST_SECONDS)
         made.peak_bytes = max(made.peak_bytes, peak_resident_bytes(second.pid))
     return made
 

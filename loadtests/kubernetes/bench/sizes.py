@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Sizes:
     """What the goals are about, unless told otherwise."""
 
-    repetitions: int = 9
-    """Starts from zero of each kind."""
+    repetitions: int = 15
+    """Starts from zero of each kind. A kubelet knows seconds only, so that few of them say little."""
     deployments: int = 1000
     """Each of an endpoint of its own: the most objects that a fleet of so many can have."""
     pods: int = 5000
