@@ -184,8 +184,10 @@ def _row(ours: list[Start], plain: list[Start]) -> Row:
         return Spread.of(values).median
 
     answer, ready = median([one.over for one in ours]), median([one.over for one in plain])
+    means = sum(one.over for one in ours) / sum(one.over for one in plain)  # kubelets count in seconds: medians jump
     figures = {
         "kubectl scale → Ready ms": ready * 1000,
+        "ratio of means": means,
         "of it kubectl itself ms": median([one.scaled for one in plain]) * 1000,
         "ours: request → scaled ms": median([one.scaled for one in ours]) * 1000,
         "ours: scaled → Ready ms": median([one.ready - one.scaled for one in ours]) * 1000,
