@@ -18,6 +18,6 @@ def families(requests: Mapping[tuple[str, str, str], int], parts: Mapping[str, W
         for (verb, resource, code), count in sorted(requests.items())
     ]
     yield Family(f"{_PREFIX}_requests_total", "counter", "Requests to the API server; code none: no answer", asked)
-    watched = [({"resource": name}, float(one.synced.is_set() and one.trouble is None)) for name, one in parts.items()]
+    watched = [({"resource": name}, float(one.current)) for name, one in parts.items()]
     words = "1 while this kind of object is watched, 0 while what is known of it may be out of date"
     yield Family(f"{_PREFIX}_watched", "gauge", words, watched)

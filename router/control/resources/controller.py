@@ -284,5 +284,5 @@ class Controller:
             for kind, watched in self._watched.items()
             for one in watched.items.values()
         )
-        watched = {kind.plural: one.synced.is_set() and one.trouble is None for kind, one in self._watched.items()}
+        watched = {kind.plural: one.current for kind, one in self._watched.items()}
         return exposed(Figures(self._cluster.requests, self.looks, self._teller.dropped, ready, watched))

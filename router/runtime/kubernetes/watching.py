@@ -78,6 +78,11 @@ class Watched(Generic[T]):
         """Newest version that the server has told, by list or watch."""
         self._news = asyncio.Event()
 
+    @property
+    def current(self) -> bool:
+        """Whether everything was listed and is watched now."""
+        return self.synced.is_set() and self.trouble is None
+
     async def run(self) -> None:
         """Until cancelled."""
         version: str | None = None
