@@ -42,10 +42,9 @@ def service_account(endpoint: str, account: Mapping[str, str], generation: int, 
 
 
 def is_whole(found: Account, account: Mapping[str, str]) -> bool:
-    """Whether `found` says what the endpoint says; annotations of others count for nothing."""
+    """Whether `found` is as it was written for `account`; annotations of others count for nothing."""
     wanted = account_annotations(account)
-    same = found.manifest == fingerprint(account) and not found.mounts_token
-    return same and all(found.annotations.get(name) == text for name, text in wanted.items())
+    return not found.mounts_token and all(found.annotations.get(name) == text for name, text in wanted.items())
 
 
 def account_annotations(account: Mapping[str, str]) -> dict[str, str]:

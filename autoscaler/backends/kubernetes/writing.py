@@ -88,8 +88,9 @@ class Writer:
 
     def _is_our_account(self, account: Account, wanted: Mapping[str, str]) -> bool:
         """Whether it says what it should, or what an admission rule has made of it."""
-        ours = self._accounts.get(account.endpoint) == account.version
-        return accounts.is_whole(account, wanted) or (ours and account.manifest == accounts.fingerprint(wanted))
+        if account.manifest != accounts.fingerprint(wanted):
+            return False
+        return self._accounts.get(account.endpoint) == account.version or accounts.is_whole(account, wanted)
 
     async def _write_account(self, wish: Wish, account: Account | None) -> None:
         plan = wish.plan
@@ -298,9 +299,12 @@ class Writer:
             self._view.pods.put(found)
 
     async def _ensure_budget(self, target: Target) -> None:
-        name, manifest = names.budget_name(*target), manifests.disruption_budget(*target, self._namespace)
+        name = names.budget_name(*target)
         live = self._view.budgets.items.get(name)
-        if live is not None and (live.spec == manifest["spec"] or self._edits.get(name) == live.edits):
+        if live is not None and self._edits.get(name) == live.edits:
+            return
+        manifest = manifests.disruption_budget(*target, self._namespace)
+        if live is not None and live.spec == manifest["spec"]:
             return
         if live is None:
             found = await self._cluster.apply(DISRUPTION_BUDGETS, manifest)
