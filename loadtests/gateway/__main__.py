@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtests.gateway.first_answer import seconds_to_first_answer
-from loadtests.gateway.peers import free_port, model_body, nginx, proxy_body, wait_for_port
+from loadtests.gateway.peers import model_body, nginx, proxy_body, wait_for_port
 from loadtests.gateway.subject import ENDPOINT, publish, tidegate
 from loadtests.load import post
 from loadtests.measure import Spread, cpu_seconds, resident_bytes
 from loadtests.scoreboard import Row, save, show
+from loadtests.waiting import free_port
 from router.runtime.settings import DataLayout
 
 if TYPE_CHECKING:

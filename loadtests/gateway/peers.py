@@ -59,13 +59,6 @@ _PROXY = """
 """
 
 
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_for_port(port: int, seconds: float = 20) -> None:
     """Return when something accepts on `port`; raise TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -35,6 +35,13 @@ def numbers(messages: list[Message]) -> list[int]:
     return [int(message.value) for message in messages]
 
 
+async def fill(one: Machine) -> None:
+    """50 numbers of demand, shipped."""
+    for number in range(50):
+        one.append(DEMAND, "e", str(number).encode())
+    await one.shipped()
+
+
 async def refill(one: Machine, topic: str, count: int) -> None:
     """Delete the topic while nobody ships, append that many messages, and ship them into the new one."""
     for number in range(count):
@@ -51,9 +58,7 @@ async def test_a_stored_position_is_a_place_in_one_topic_and_not_in_its_successo
     async with machine(url, tmp_path / "one") as one:
         log = opened(one)
         async with shipping(url, one.folder):
-            for number in range(50):
-                one.append(DEMAND, "e", str(number).encode())
-            await one.shipped()
+            await fill(one)
             reader = await log.reader([DEMAND])
             assert numbers(await read_all(reader)) == list(range(50))
             (stored,) = reader.positions()
@@ -77,9 +82,7 @@ async def test_a_reader_that_is_open_goes_on_with_a_shorter_or_a_longer_successo
     async with machine(url, tmp_path / "one") as one:
         log = opened(one)
         async with shipping(url, one.folder):
-            for number in range(50):
-                one.append(DEMAND, "e", str(number).encode())
-            await one.shipped()
+            await fill(one)
             reader = await log.reader([DEMAND])
             assert len(await read_all(reader)) == 50
         await refill(one, DEMAND, count)
@@ -97,9 +100,7 @@ async def test_where_brokers_tell_no_ids_a_shorter_successor_is_noticed_all_the_
     async with machine(url, tmp_path / "one") as one:
         log = opened(one)
         async with shipping(url, one.folder):
-            for number in range(50):
-                one.append(DEMAND, "e", str(number).encode())
-            await one.shipped()
+            await fill(one)
             with monkeypatch.context() as patch:
                 patch.setattr(kafka_topic_ids, "topic_ids", none)
                 reader = await log.reader([DEMAND])
