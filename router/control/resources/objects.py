@@ -77,9 +77,9 @@ class Found:
         )
 
     @property
-    def age(self) -> tuple[str, str]:
-        """Older objects come first."""
-        return self.created, self.uid
+    def age(self) -> tuple[str, bool, str]:
+        """Older objects come first. The API server tells whole seconds: within one, what has been accepted is older."""
+        return self.created, self.revision is None, self.uid
 
     def reference(self) -> dict[str, Any]:
         """As an owner of other objects."""

@@ -86,3 +86,11 @@ def test_of_two_objects_about_one_deployment_the_older_counts() -> None:
     chosen, others = rightful([young, old])
     assert chosen == {"blue": old}
     assert others == {"aaa": young}
+
+
+def test_of_two_objects_of_the_same_second_the_one_that_was_accepted_counts() -> None:
+    spec = {"endpoint_name": "shop", "name": "blue"}
+    old, young = an_object(spec, "zzz", accepted=1, revision=3), an_object(spec, "aaa")
+    assert young.uid < old.uid
+    for both in ([young, old], [old, young]):
+        assert rightful(both) == ({"blue": old}, {"aaa": young})
