@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test test-kubernetes fuzz lint bench bench-log bench-kubernetes cluster cluster-down clean setup lock crds
+.PHONY: help compiled demo test test-kubernetes fuzz lint bench bench-log bench-kubernetes cluster cluster-down clean setup lock crds
 
 SUMMARY ?=
 JSON ?=
@@ -38,7 +38,7 @@ lint: setup ## Format, lint, layers, types
 	.venv/bin/mypy
 
 test: lint ## Lint, then every test (PYTEST="-k name" narrows)
-	@bash deploy/system-packages.sh curl:curl || true
+	@bash deploy/system-packages.sh curl:curl gcc:gcc || true
 	@bash deploy/system-packages.sh $(KAFKA) || true
 	@bash deploy/system-packages.sh $(KUBERNETES) || true
 	@bash deploy/run-tests.sh $(PYTEST)
@@ -49,6 +49,10 @@ test-kubernetes: setup ## Everything on a real Kubernetes, also what takes long 
 
 fuzz: setup ## Fuzz what reads HTTP and keep what is new (MINUTES=10)
 	@bash deploy/fuzz.sh $$(($(MINUTES) * 60))
+
+compiled: setup ## The live path compiled ahead of time, in build/compiled
+	@bash deploy/system-packages.sh gcc:gcc
+	@bash deploy/compiled.sh
 
 bench: setup ## The gateway beside nginx in one run (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk

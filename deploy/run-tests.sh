@@ -8,6 +8,15 @@ export PYTHONHASHSEED=0
 if [ $# -gt 0 ]; then exec .venv/bin/pytest "$@"; fi
 
 kafka() { exec .venv/bin/pytest -p no:cacheprovider -m "not pods and not extended" tests/kafka tests/log tests/kubernetes; }
+compiled() { # the live path once more, as it is when compiled; the build is small beside the tests
+  if ! command -v gcc >/dev/null; then
+    printf '\n› skipped: the tests of the compiled live path need a C compiler (gcc)\n'
+    return 0
+  fi
+  printf '\n› the live path, compiled\n'
+  (bash deploy/compiled.sh && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
+    tests/unit/gateway tests/unit/policy tests/behaviour/test_gateway_*.py tests/behaviour/test_http_corpus.py)
+}
 pods() {
   trap 'exit 130' INT
   .venv/bin/python -m loadtests.kubernetes.cluster prepare
@@ -27,6 +36,7 @@ interrupted=
 trap 'interrupted=1' INT
 .venv/bin/pytest -m "not pods" --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
 result=$?
+if [ -z "$interrupted" ]; then compiled || result=1; fi
 [ -z "$interrupted" ] || exit 130
 trap - INT
 beside() { # NAME WORDS: what the next run has said, once it has ended

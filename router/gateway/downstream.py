@@ -36,8 +36,8 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: what is not sent yet is dropped, and the other end is told that the connection broke."""
 
 
-class Downstream(asyncio.Protocol):
-    """One caller's connection."""
+class Downstream:
+    """One caller's connection; a protocol by its methods alone, so that it can be compiled."""
 
     __slots__ = (
         "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_read_paused", "_state",

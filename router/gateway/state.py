@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from router.gateway.calls import Calls
@@ -44,40 +44,54 @@ class Counters:
     shadows_dropped: int = 0
 
 
-@dataclass(slots=True)
 class State:
     """One worker. `table` is the routing snapshot: swapped whole, never changed."""
 
-    settings: GatewaySettings
-    log: Log
-    loop: asyncio.AbstractEventLoop
-    board: Board
-    wheel: Wheel
-    doorbell: Doorbell
-    tee: Tee
-    chance: Callable[[], float]
-    request_id_prefix: bytes
-    """36 - 12 characters of every request id; the last twelve are the sequence."""
-    report_now: Callable[[Endpoint], None]
-    """Append the endpoint's demand at once: somebody waits and nothing is ready, or a drain has begun."""
-    report_soon: Callable[[Endpoint], None]
-    """The same a moment later, with what comes meanwhile: requests begin to queue."""
-    table: Table[Endpoint] = field(default_factory=lambda: Table({}, {}))
-    calls: Calls = field(default_factory=Calls)
-    answers: dict[bytes, Answer] = field(default_factory=dict)
-    connections: set[Downstream] = field(default_factory=set)
-    counters: Counters = field(default_factory=Counters)
-    sequence: int = 0
-    ready: bool = False
-    stopping: bool = False
-    held_bytes: int = 0
-    """Request bodies of waiting requests."""
-    date: bytes = b""
-    """The Date field of this second, with its line end."""
-    _second: int = 0
-    _id_front: bytes = b""
+    # Written out, not a dataclass: what reads annotations while it runs cannot be compiled beside modules that need it.
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        settings: GatewaySettings,
+        log: Log,
+        loop: asyncio.AbstractEventLoop,
+        board: Board,
+        wheel: Wheel,
+        doorbell: Doorbell,
+        tee: Tee,
+        chance: Callable[[], float],
+        request_id_prefix: bytes,
+        report_now: Callable[[Endpoint], None],
+        report_soon: Callable[[Endpoint], None],
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self.loop = loop
+        self.board = board
+        self.wheel = wheel
+        self.doorbell = doorbell
+        self.tee = tee
+        self.chance = chance
+        self.report_now = report_now
+        """Append the endpoint's demand at once: somebody waits and nothing is ready, or a drain has begun."""
+        self.report_soon = report_soon
+        """The same a moment later, with what comes meanwhile: requests begin to queue."""
+        self.table: Table[Endpoint] = Table({}, {})
+        self.calls = Calls()
+        self.answers: dict[bytes, Answer] = {}
+        self.connections: set[Downstream] = set()
+        self.counters = Counters()
+        self.sequence = 0
+        self.ready = False
+        self.stopping = False
+        self.held_bytes = 0
+        """Request bodies of waiting requests."""
+        self.date = b""
+        """The Date field of this second, with its line end."""
+        self._second = 0
+        self._id_prefix = request_id_prefix
+        """36 - 12 characters of every request id; the last twelve are the sequence."""
+        self._id_front = b""
         self.renew_date()
 
     def renew_date(self) -> None:
@@ -91,5 +105,5 @@ class State:
         """The worker's boot id and the sequence, which is one more than at the last call."""
         low = sequence & 0xFFF
         if not low or not self._id_front:
-            self._id_front = b"%b%09x" % (self.request_id_prefix, sequence >> 12)
+            self._id_front = b"%b%09x" % (self._id_prefix, sequence >> 12)
         return self._id_front + _LOW[low]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from router.gateway.calls import LONGEST, MOST, Answer
 from router.gateway.standing import Standing
@@ -137,10 +137,12 @@ class Target:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(lambda: Upstream(self), host, port)
+                _, connection = await loop.create_connection(
+                    lambda: cast("asyncio.Protocol", Upstream(self)), host, port
+                )
         except (OSError, TimeoutError):
             return None
-        return connection
+        return cast("Upstream", connection)
 
     def drop_idle(self) -> None:
         """Close the connections that carry nothing."""

@@ -43,8 +43,8 @@ _MOST_INTERIM = 32
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
 
 
-class Upstream(asyncio.Protocol):
-    """One connection to a replica."""
+class Upstream:
+    """One connection to a replica; a protocol by its methods alone, so that it can be compiled."""
 
     __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_reusable", "exchange", "held_back", "paused", "target",
                  "transport", "used")  # fmt: skip
@@ -234,6 +234,10 @@ class Upstream(asyncio.Protocol):
         self.paused = False
         if self.exchange is not None:
             self.exchange.down.resume_for_replica()
+
+    def eof_received(self) -> bool:
+        """The replica sends nothing more: nothing can be asked of it either."""
+        return False
 
     def close(self) -> None:
         """End it now, whatever it was doing."""

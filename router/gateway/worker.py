@@ -13,8 +13,9 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from router.gateway import downstream
 from router.gateway.board import Board
 from router.gateway.demand import Reporter
 from router.gateway.discovery import Discovery
@@ -147,11 +148,12 @@ class _Worker:
             await self._close()
 
     async def _listen_until(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        server = await self._loop.create_server(lambda: Downstream(self._state), sock=self._listener, backlog=_BACKLOG)
+        server = await self._loop.create_server(self._near_side, sock=self._listener, backlog=_BACKLOG)
         gc.collect()
         gc.freeze()
         self._state.ready = True
-        _LOG.info("listening", extra={"host": self._settings.host, "port": self._listener.getsockname()[1]})
+        at = {"host": self._settings.host, "port": self._listener.getsockname()[1]}
+        _LOG.info("listening", extra={**at, "compiled": not downstream.__file__.endswith(".py")})
         try:
             on_ready()
             await stop.wait()
@@ -159,6 +161,9 @@ class _Worker:
             self._state.ready = False
             self._state.stopping = True
             await self._accept_the_rest(server)
+
+    def _near_side(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", Downstream(self._state))
 
     async def _accept_the_rest(self, server: asyncio.Server) -> None:
         """Stop accepting, without losing those that the kernel has accepted already.
@@ -175,7 +180,7 @@ class _Worker:
             while True:
                 connection, _ = rest.accept()
                 connection.setblocking(False)
-                await self._loop.connect_accepted_socket(lambda: Downstream(self._state), connection)
+                await self._loop.connect_accepted_socket(self._near_side, connection)
         except BlockingIOError:
             pass
         finally:

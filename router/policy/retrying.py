@@ -9,6 +9,7 @@ dies, repeating all of it would double the load on what is left.
 from __future__ import annotations
 
 import enum
+from typing import ClassVar
 
 
 class Failure(enum.Enum):
@@ -39,9 +40,9 @@ class Budget:
     fill it up again.
     """
 
-    RESERVE = 100
+    RESERVE: ClassVar[int] = 100
     """At least; never less than everything that may be in flight, so that the loss of a machine can be made good."""
-    PER_GOOD_ANSWER = 0.2
+    PER_GOOD_ANSWER: ClassVar[float] = 0.2
 
     __slots__ = ("_left", "_seen")
 

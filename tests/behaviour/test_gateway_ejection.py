@@ -146,6 +146,7 @@ async def test_better_an_erring_replica_than_none(rig: Rig) -> None:
         assert (await ask(rig.port)).status == 424
 
 
+@pytest.mark.interpreted
 async def test_who_is_gone_is_knocked_at_before_it_gets_a_request(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     knocks: list[bool] = []
     real = Target.knock

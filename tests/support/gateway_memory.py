@@ -15,7 +15,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 
@@ -138,7 +138,7 @@ class MemoryTarget(Target):
                     return
 
         self.now.connections += 1
-        connection.connection_made(Wire(connection, peer))
+        connection.connection_made(Wire(cast("asyncio.Protocol", connection), peer))
         exchange.connected(connection)
 
     async def knock(self) -> bool:
@@ -206,7 +206,7 @@ class MemoryGateway:
                 assert not now.ended, "bytes behind the end"
                 now.answers += data
 
-        wire = Wire(down, peer)
+        wire = Wire(cast("asyncio.Protocol", down), peer)
         down.connection_made(wire)
         for piece in pieces:
             if wire.is_closing():
@@ -263,8 +263,8 @@ async def memory_gateway(folder: Path, *, open_to_all: bool = False) -> AsyncIte
         request_id_prefix=b"00000000-0000-4000-8000-",
         report_now=lambda _: None,
         report_soon=lambda _: None,
-        ready=True,
     )
+    state.ready = True
     endpoint = (OpenEndpoint if open_to_all else Endpoint)(state, "demo")
     document = {"name": "demo", "auth_mode": "key", "traffic": {"blue": 100}}
     blue = {"name": "blue", "endpoint_name": "demo", **deployment(tidegate={"model_errors": "pass"})}

@@ -1,0 +1,103 @@
+"""Builds the hot modules of the live path ahead of time into the wheel, where `TIDEGATE_COMPILE=1` asks for it.
+
+The same files are compiled (mypyc) that run as Python otherwise; both are tested. What is compiled must not read
+annotations while it runs, and classes among it have no bases that are not. Needs a C compiler and Python's headers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+MODULES = (
+    "router/policy/admission.py",
+    "router/policy/balancing.py",
+    "router/policy/chunked.py",
+    "router/policy/cohorts.py",
+    "router/policy/grammar.py",
+    "router/policy/headers.py",
+    "router/policy/matching.py",
+    "router/policy/retrying.py",
+    "router/policy/splitting.py",
+    "router/gateway/calls.py",
+    "router/gateway/demand.py",
+    "router/gateway/downstream.py",
+    "router/gateway/exchange.py",
+    "router/gateway/lane.py",
+    "router/gateway/records.py",
+    "router/gateway/responses.py",
+    "router/gateway/routes.py",
+    "router/gateway/standing.py",
+    "router/gateway/state.py",
+    "router/gateway/sticking.py",
+    "router/gateway/target.py",
+    "router/gateway/timers.py",
+    "router/gateway/upstream.py",
+)
+"""One compilation unit: between its classes, calls and attributes need no look-up."""
+_PACKAGES = ("router", "mirror", "autoscaler")
+_PROGRAM = """
+from setuptools import setup
+from mypyc.build import mypycify
+setup(name="tidegate", script_args=["-q", "build_ext", "--inplace"],
+      ext_modules=mypycify(["--config-file", {config!r}, *{modules!r}], opt_level="2", debug_level="0"))
+"""
+
+
+def asked_for() -> bool:
+    """Whether the environment asks for it. Raises `ValueError` for a value that says neither."""
+    value = os.environ.get("TIDEGATE_COMPILE", "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"TIDEGATE_COMPILE is {value!r}: 1 compiles the live path, 0 (the default) does not")
+    return value == "1"
+
+
+def compile_into(root: Path, folder: Path) -> list[Path]:
+    """Compile a copy of the sources under `root` in `folder`; returns the paths of what came of it, from there.
+
+    Raises `subprocess.CalledProcessError`; what the compilers said is on standard error.
+    """
+    for name in _PACKAGES:
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    config = folder / "mypy.ini"
+    config.write_text("[mypy]\nignore_missing_imports = True\n")
+    program = _PROGRAM.format(config=str(config), modules=list(MODULES))
+    environment = {**os.environ, "CFLAGS": "-w -O2", "MYPY_CACHE_DIR": str(folder / "cache")}
+    subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True, stdout=sys.stderr)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    made = (path.relative_to(folder) for path in folder.rglob(f"*{suffix}"))
+    return sorted(path for path in made if path.parts[0] != "build")
+
+
+class CompiledWheel(BuildHookInterface[Any]):
+    """Hatchling's hook: adds what is compiled to a wheel. An editable install stays Python."""
+
+    PLUGIN_NAME = "custom"
+    _folder: Path | None = None
+
+    def dependencies(self) -> list[str]:
+        """What the build needs for it."""
+        return ["mypy>=2.0,<3", "setuptools>=80,<90"] if asked_for() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Before the wheel is put together."""
+        if version == "editable" or not asked_for():
+            return
+        self._folder = Path(tempfile.mkdtemp(prefix="tidegate-compiling-"))
+        for path in compile_into(Path(self.root), self._folder):
+            build_data["force_include"][str(self._folder / path)] = str(path)
+        build_data["infer_tag"] = True
+        build_data["pure_python"] = False
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 -- the hook's signature
+        """After it."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
