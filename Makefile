@@ -3,7 +3,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help compiled demo test test-kubernetes fuzz lint bench bench-log bench-kubernetes cluster cluster-down clean setup lock crds
+.PHONY: help compiled demo test test-kubernetes fuzz lint bench bench-gateway bench-log bench-kubernetes cluster cluster-down clean \
+  setup lock crds
 
 SUMMARY ?=
 JSON ?=
@@ -54,9 +55,14 @@ compiled: setup ## The live path compiled ahead of time, in build/compiled
 	@bash deploy/system-packages.sh gcc:gcc
 	@bash deploy/compiled.sh
 
-bench: setup ## The gateway beside nginx in one run (JSON=file.json)
+bench: setup ## The gateway beside nginx, in a minute (JSON=file.json)
 	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk
-	@.venv/bin/python -m loadtests.gateway $(if $(JSON),--json '$(JSON)')
+	@.venv/bin/python -m loadtests.gateway --row post --row heads --row idle --row first --peer nginx+mirror --peer nginx \
+	  $(if $(JSON),--json '$(JSON)') $(BENCH)
+
+bench-gateway: setup ## All of the gateway's speed beside nginx, HAProxy, Envoy, Traefik and aiohttp (JSON=file.json, BENCH="--row post")
+	@bash deploy/system-packages.sh nginx-light:nginx wrk:wrk haproxy:haproxy
+	@.venv/bin/python -m loadtests.gateway $(if $(JSON),--json '$(JSON)') $(BENCH)
 
 bench-log: setup ## The log: burst to decision, folding, shipping, a broker that is away (JSON=file.json)
 	@bash deploy/system-packages.sh $(KAFKA) nginx-light:nginx wrk:wrk
@@ -82,8 +88,9 @@ lock: setup ## Pin every dependency anew, with hashes
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url deploy/requirements/inference.in -o deploy/requirements/inference.txt
 	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --extra test --extra kubernetes --extra bench pyproject.toml \
-	  -o deploy/requirements/dev.txt
+	  --no-emit-index-url --extra test --extra kubernetes pyproject.toml -o deploy/requirements/dev.txt
+	.venv/bin/uv pip compile -q --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --extra bench pyproject.toml -o deploy/requirements/bench.txt
 
 clean: ## Remove .venv and what tools cached in this folder
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build

@@ -1,15 +1,14 @@
-"""One gateway worker and one mirror of ours, fed through an embedded log as they are in production."""
+"""Gateway workers and one mirror of ours, fed through an embedded log as they are in production."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from loadtests.gateway.peers.process import wait_for_port
+from loadtests.gateway.peers.work import DEPLOYMENTS, ENDPOINT, KEY, LIVE_PERCENT, MIRROR_PERCENT
+from loadtests.log.roles import role
 from router.contract.codec import encode_replicas, encode_specs
 from router.contract.events import (
     REPLICAS,
@@ -25,67 +24,110 @@ from router.runtime.log.opening import open_log
 from router.runtime.settings import DataLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-ENDPOINT = "bench"
+__all__ = ["ENDPOINT", "publish", "publish_all", "published", "tidegate", "workers"]
+
 _CONCURRENCY = 1000
+Published = tuple[EndpointRevision, EndpointReplicas]
 
 
-@contextlib.contextmanager
-def _role(name: str, data: Path, cpu: int, *flags: str) -> Iterator[int]:
-    """One role as a process on core `cpu`; yields its pid once it says that it is ready."""
-    ready, says = os.pipe()
-    command = ["taskset", "-c", str(cpu), sys.executable, "-m", "router.app", name]
-    command += ["--data", str(data), "--ready-fd", str(says), *flags]
-    with (data / f"{name}.log").open("wb") as output:
-        process = subprocess.Popen(command, pass_fds=[says], stdout=output, stderr=output)
-    os.close(says)
-    try:
-        if not os.read(ready, 16):
-            raise RuntimeError(f"the {name} ended before it was ready: {(data / f'{name}.log').read_text()}")
-        yield process.pid
-    finally:
-        os.close(ready)
-        process.terminate()
-        process.wait(60)
-
-
-async def publish(data: DataLayout, models: Mapping[str, int], key: str) -> None:
-    """One revision (90/10, 10 % mirrored) and one ready replica per deployment, as the other roles would say it."""
-    documents = {
-        name: {
-            "name": name,
-            "endpoint_name": ENDPOINT,
+def published(
+    name: str,
+    models: Mapping[str, Sequence[int]],
+    *,
+    traffic: Mapping[str, int],
+    mirror_traffic: Mapping[str, int],
+    revision: int = 1,
+    key: str = KEY,
+    concurrency: int = _CONCURRENCY,
+) -> Published:
+    """An endpoint as the other roles would say it: one ready replica per port of `models` (deployment → ports)."""
+    documents: dict[str, dict[str, Any]] = {
+        deployment: {
+            "name": deployment,
+            "endpoint_name": name,
             "instance_type": "any",
-            "instance_count": 1,
-            "request_settings": {"max_concurrent_requests_per_instance": _CONCURRENCY, "request_timeout_ms": 30000},
+            "instance_count": len(ports),
+            "request_settings": {
+                "max_concurrent_requests_per_instance": concurrency,
+                "request_timeout_ms": 60_000,
+            },
             "tidegate": {"command": ["none"]},
         }
-        for name in models
+        for deployment, ports in models.items()
     }
-    endpoint = {"name": ENDPOINT, "traffic": {"blue": 90, "green": 10}, "mirror_traffic": {"candidate": 10}}
+    endpoint: dict[str, Any] = {"name": name, "traffic": dict(traffic)}
+    if mirror_traffic:
+        endpoint["mirror_traffic"] = dict(mirror_traffic)
     hashed = hashlib.sha256(key.encode()).hexdigest()
-    revision = EndpointRevision(ENDPOINT, 1, 1, endpoint, documents, (hashed,))
     sets = {
-        name: DeploymentReplicas(
-            1, 1, Phase.READY, replicas=(Replica(f"{name}-1", "127.0.0.1", port, ReplicaState.READY, "t"),)
+        deployment: DeploymentReplicas(
+            len(ports),
+            len(ports),
+            Phase.READY,
+            replicas=tuple(
+                Replica(f"{deployment}-{number}", "127.0.0.1", port, ReplicaState.READY, "t")
+                for number, port in enumerate(ports, 1)
+            ),
         )
-        for name, port in models.items()
+        for deployment, ports in models.items()
     }
+    spec = EndpointRevision(name, revision, revision, endpoint, documents, (hashed,))
+    return spec, EndpointReplicas(name, revision, 1, revision, sets)
+
+
+def usual(models: Mapping[str, int], key: str = KEY, *, mirror: bool = True) -> Published:
+    """The endpoint of most rows: 90/10 and, with `mirror`, 10 % mirrored to the candidate."""
+    mirrored = {"candidate": MIRROR_PERCENT} if mirror else {}
+    ports = {name: [models[name]] for name in DEPLOYMENTS}
+    return published(ENDPOINT, ports, traffic=LIVE_PERCENT, mirror_traffic=mirrored, key=key)
+
+
+async def publish_all(data: DataLayout, endpoints: Iterable[Published]) -> None:
+    """Say all of them on the log of `data`."""
     log = open_log(f"embedded:{data.log}")
     try:
-        log.append(SPECS, ENDPOINT, encode_specs(revision))
-        log.append(REPLICAS, ENDPOINT, encode_replicas(EndpointReplicas(ENDPOINT, 1, 1, 1, sets)))
+        for spec, replicas in endpoints:
+            log.append(SPECS, spec.endpoint, encode_specs(spec))
+            log.append(REPLICAS, spec.endpoint, encode_replicas(replicas))
         await log.flush()
     finally:
         await log.close()
 
 
+async def publish(data: DataLayout, models: Mapping[str, int], key: str) -> None:
+    """The usual endpoint alone."""
+    await publish_all(data, [usual(models, key)])
+
+
+@contextlib.contextmanager
+def workers(
+    data: DataLayout, port: int, cpus: Sequence[int | None], *, mirror: Sequence[str] | None, flags: Sequence[str] = ()
+) -> Iterator[list[int]]:
+    """One gateway worker on each of `cpus` (None: any core), all on `port`; yields their pids once they listen.
+
+    `mirror`: through which program the mirror runs (see `running`); None for no mirror.
+    """
+    url = f"embedded:{data.log}"
+    with contextlib.ExitStack() as started:
+        if mirror is not None:
+            started.enter_context(role("mirror", data.root, url, through=mirror))
+        pids = []
+        for number, cpu in enumerate(cpus):
+            words = ["--port", str(port), "--worker", str(number), "--workers", str(len(cpus)), *flags]
+            pids.append(started.enter_context(role("gateway", data.root, url, *words, through=on_core(cpu))))
+        wait_for_port(port)
+        yield pids
+
+
 @contextlib.contextmanager
 def tidegate(data: DataLayout, port: int, *, gateway_cpu: int, other_cpu: int) -> Iterator[int]:
     """A mirror and one gateway worker on `port`; yields the worker's pid."""
-    with (
-        _role("mirror", data.root, other_cpu),
-        _role("gateway", data.root, gateway_cpu, "--port", str(port), "--worker", "0", "--workers", "1") as worker,
-    ):
-        yield worker
+    with workers(data, port, [gateway_cpu], mirror=on_core(other_cpu)) as pids:
+        yield pids[0]
+
+
+def on_core(cpu: int | None) -> list[str]:
+    """What to run a program through so that it stays on core `cpu`."""
+    return [] if cpu is None else ["taskset", "-c", str(cpu)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from router.runtime.processes import set_parent_death_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 READY_SECONDS = 60.0
@@ -22,12 +22,17 @@ READY_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def running(name: str, output: Path, *words: str, grace_seconds: float = 20) -> Iterator[int]:
-    """`python -m WORDS… --ready-fd N`, what it says to `output`; yields its pid once it is ready. SIGTERM at the end."""
+def running(
+    name: str, output: Path, *words: str, grace_seconds: float = 20, through: Sequence[str] = ()
+) -> Iterator[int]:
+    """`python -m WORDS… --ready-fd N`, what it says to `output`; yields its pid once it is ready. SIGTERM at the end.
+
+    `through`: a program and its words that run the rest in their own place, such as taskset.
+    """
     parent, (ready, says) = os.getpid(), os.pipe()
     with output.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words, "--ready-fd", str(says)],
+            [*through, sys.executable, "-m", *words, "--ready-fd", str(says)],
             pass_fds=[says], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             preexec_fn=lambda: set_parent_death_signal(signal.SIGKILL, parent),  # noqa: PLW1509 -- one call into libc
         )  # fmt: skip
@@ -49,12 +54,12 @@ def running(name: str, output: Path, *words: str, grace_seconds: float = 20) -> 
 
 
 @contextlib.contextmanager
-def role(name: str, data: Path, url: str, *flags: str) -> Iterator[int]:
-    """One role of `router.app` on the data folder `data` and the log `url`; yields its pid."""
+def role(name: str, data: Path, url: str, *flags: str, through: Sequence[str] = ()) -> Iterator[int]:
+    """One role of `router.app` on the data folder `data` and the log `url`; yields its pid. `through`: see `running`."""
     words = ["router.app", name, "--data", str(data), "--log", url, *flags]
     if name != "shipper":
         words.append("--no-shipper")
-    with running(name, data / f"{name}.log", *words) as pid:
+    with running(name, data / f"{name}.log", *words, through=through) as pid:
         yield pid
 
 

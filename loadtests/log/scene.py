@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loadtests.gateway.peers import model_body, nginx, wait_for_port
+from loadtests.gateway.peers.nginx import model_body, nginx
+from loadtests.gateway.peers.process import wait_for_port
 from loadtests.kafka.probing import free_port
 from loadtests.log.roles import role, running
 from loadtests.log.scaler import QUICK
