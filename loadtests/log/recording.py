@@ -22,6 +22,7 @@ from loadtests.measure import cpu_seconds
 from loadtests.scoreboard import Row
 from router.contract.events import REQUESTS
 from router.gateway.records import Ledger, renew_clock
+from router.gateway.state import Counters
 from router.runtime.log.opening import open_log
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def rounds(log: Log, count: int, passes: int) -> dict[str, float]:
     The least, because what others do to a core's caches and clock is no cost of ours, and nothing makes it cheaper than it is.
     """
     made = records()
-    ours = [Ledger(log, f"recorded-{number}") for number in range(ENDPOINTS)]
-    deaf = [Ledger(_Deaf(), f"deaf-{number}") for number in range(ENDPOINTS)]  # type: ignore[arg-type]  # append is all it needs
+    ours = [Ledger(log, f"recorded-{number}", Counters()) for number in range(ENDPOINTS)]
+    deaf = [Ledger(_Deaf(), f"deaf-{number}", Counters()) for number in range(ENDPOINTS)]  # type: ignore[arg-type]  # append is all it needs
     full: list[float] = []
     bare: list[float] = []
     for turn in range(count + 1):

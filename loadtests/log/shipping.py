@@ -15,6 +15,7 @@ from loadtests.measure import cpu_seconds
 from loadtests.scoreboard import Row
 from router.contract.events import DEMAND
 from router.gateway.records import Ledger
+from router.gateway.state import Counters
 from router.runtime.log.embedded import FILE
 from router.runtime.log.opening import open_log
 from router.runtime.log.spool import Spool
@@ -57,7 +58,7 @@ async def many(folder: Path, servers: str, say: Callable[[str], None], *, quick:
 
 async def _fill(url: str, data: DataLayout, count: int) -> None:
     log = open_log(url, spool=data.spool, role="bench")
-    ledgers = [Ledger(log, f"many-{number}") for number in range(ENDPOINTS)]
+    ledgers = [Ledger(log, f"many-{number}", Counters()) for number in range(ENDPOINTS)]
     made = records()
     try:
         for number in range(count):

@@ -29,15 +29,20 @@ from router.contract.packed_demand import DEMAND_HEADER, DEMAND_ROW, DRAINING, H
 from router.contract.packed_requests import (
     COUNTS,
     COUNTS_ROW,
+    DETAIL,
+    DETAILED,
     RECORDS,
     REQUEST_RECORD,
     REQUESTS_HEADER,
     decode_counts,
+    decode_profile,
     decode_requests,
     encode_counts,
+    encode_profile,
     encode_requests,
     is_counts,
     split_counts,
+    split_details,
     split_requests,
 )
 from router.contract.schema import SCHEMA, Malformed, UnknownSchema
@@ -50,6 +55,8 @@ __all__ = [
     "COUNTS_ROW",
     "DEMAND_HEADER",
     "DEMAND_ROW",
+    "DETAIL",
+    "DETAILED",
     "DRAINING",
     "HISTOGRAM",
     "RECORDS",
@@ -63,6 +70,7 @@ __all__ = [
     "decode_demand",
     "decode_folded",
     "decode_notice",
+    "decode_profile",
     "decode_replicas",
     "decode_requests",
     "decode_shadow",
@@ -73,6 +81,7 @@ __all__ = [
     "encode_decision",
     "encode_demand",
     "encode_folded",
+    "encode_profile",
     "encode_replicas",
     "encode_requests",
     "encode_shadow",
@@ -80,6 +89,7 @@ __all__ = [
     "encode_specs",
     "is_counts",
     "split_counts",
+    "split_details",
     "split_requests",
 ]
 

@@ -225,6 +225,27 @@ class Flag(enum.IntFlag):
     RETRIED = 32
 
 
+NEVER_CAME = -1
+"""In place of a time: that byte never came."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallProfile:
+    """What many requests have in common: who asked, for what, and how. Empty = not known."""
+
+    method: str = ""
+    path: str = ""
+    """As the replica gets it, without its query, which may hold secrets."""
+    protocol: str = ""
+    """`HTTP/1.1`."""
+    auth_type: str = ""
+    """`Key`; empty where nobody was let in."""
+    user_agent: str = ""
+    """At most 70 characters of it."""
+    client_request_id: str = ""
+    """The caller's own, from `x-ms-client-request-id`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
     """`requests`: one finished exchange."""
@@ -249,6 +270,11 @@ class RequestRecord:
     total_us: int
     """Arrival → last response byte."""
     replica: str = ""
+    request_us: int = 0
+    """Arrival → last request byte; 0 = it came together with the head, `NEVER_CAME` = it did not come."""
+    refusal: str = ""
+    """The code that the gateway answered with in its own name; empty when the answer was a replica's."""
+    profile: CallProfile = CallProfile()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
+from router.gateway.profile import AUTH_KEY, profile_of
 from router.gateway.responses import STATUS_LINES, Refusal, status_line
 from router.policy.grammar import is_request_head, is_response_head
 from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone
@@ -38,7 +39,7 @@ class Call:
 
     __slots__ = (
         "after_peer", "before_id", "before_peer", "beside", "chunked", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
-        "length", "message", "method", "own", "path", "refusal",
+        "length", "message", "method", "own", "path", "profile", "refusal",
     )  # fmt: skip
 
     def __init__(self, method: bytes = b"GET") -> None:
@@ -52,6 +53,8 @@ class Call:
         self.deployment: str | None = None
         """The deployment that the caller named."""
         self.path = b""
+        self.profile = ""
+        """What the request's record has of its head."""
         self.own = b""
         """The gateway's own route."""
         self.refusal: Refusal | None = None
@@ -187,6 +190,7 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
             return call
         return call.refuse(Refusal.NO_ENDPOINT, "no endpoint has this address")
     call.endpoint = endpoint
+    call.profile = profile_of(call.method, call.path, head)
     if head.upgrade - {b"h2c"} and head.says(b"upgrade"):
         return call.refuse(Refusal.UPGRADE, "WebSocket and other upgrades are not supported yet")
     if head.unsupported_expectation:
@@ -196,6 +200,7 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
     if not endpoint.opens(bearer(head.authorization)):
         text = "the Authorization header must be 'Bearer' and one of the endpoint's keys"
         return call.refuse(Refusal.UNAUTHORISED, text)
+    call.profile = profile_of(call.method, call.path, head, AUTH_KEY)
     call.deployment = head.deployment.decode("latin-1") if head.deployment is not None else None
     call.beside = head.stands_beside()
     call.before_id, call.before_peer, call.after_peer = head.for_replica(call.method, call.path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from router.contract.events import Flag, Outcome
 from router.contract.tee import Kind
 from router.gateway.demand import account
-from router.gateway.records import unix_ns
+from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
 from router.gateway.upstream import LOOK_NS
 from router.policy.admission import HELD_BODY_BYTES, HELD_TOTAL_BYTES, Admission
@@ -45,9 +45,9 @@ class Exchange:
 
     __slots__ = (
         "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
-        "_refreshed", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
+        "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
-        "request_complete", "request_id", "sequence", "stage", "target", "up",
+        "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
     )  # fmt: skip
 
     def __init__(self, state: State, down: Downstream, call: Call, after_peer: bytes) -> None:
@@ -75,6 +75,8 @@ class Exchange:
         self.held = False
         self.counted = False
         self.request_complete = False
+        self.whole = 0
+        """When the request's last byte came, where it did not come with the head (monotonic nanoseconds)."""
         self._pending: list[bytes] | None = []
         """The body so far, as payload, as long as the request could still be sent anew."""
         self._pending_bytes = 0
@@ -84,6 +86,7 @@ class Exchange:
         self._model_status = 0
         self._outcome = _OK
         self._flags = 0
+        self._refusal = ""
         self._sampled = False
         self._refreshed = False
         self._chunked_out = False
@@ -335,6 +338,7 @@ class Exchange:
     def body_complete(self) -> None:
         """The body's last byte has come."""
         self.request_complete = True
+        self.whole = time.monotonic_ns()
         if self.stage >= SENT:
             if self.call.chunked and self.up is not None:
                 self.up.transport.write(LAST)
@@ -531,6 +535,7 @@ class Exchange:
         self._drop_upstream()
         self._status = refusal.status
         self._outcome = int(refusal.outcome)
+        self._refusal = refusal.code
         self._state.counters.refused += 1
         close = self._closes()
         self._say(refusal, message, close=close)
@@ -616,7 +621,8 @@ class Exchange:
             endpoint.ledger.add(
                 self.sequence, self.arrival, self._status, self._model_status, self._outcome, self._flags,
                 self._received, self._sent, self.dispatched, self.first_byte, now,
-                lane.name if lane is not None else "", target.id if target is not None else "",
+                lane.name if lane is not None else "", target.id if target is not None else "", self.call.profile,
+                self.whole if self.request_complete else NOT_COME, self._refusal,
             )  # fmt: skip
         self.down.exchange_over(close=close, cut=cut, now=now)
         if target is not None:

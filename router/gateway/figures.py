@@ -27,6 +27,11 @@ def families(counters: Counters, endpoints: Iterable[Endpoint]) -> Iterator[Fami
             counters.retried,
         ),
         ("client_aborts", "Requests whose caller left before the answer was whole", counters.client_aborts),
+        (
+            "shortened_records",
+            "Request records without path, user agent and the caller's own id: too many different ones at a time",
+            counters.shortened,
+        ),
     ):
         yield single(f"{_PREFIX}_{name}_total", "counter", words, value)
     words = "Times a replica was left alone: unreachable (it refused a connection, or one died), erring (its answers)"

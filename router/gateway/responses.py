@@ -40,6 +40,11 @@ class Refusal(enum.Enum):
         return self.value[0]
 
     @property
+    def code(self) -> str:
+        """The word that stands for it in the answer and in the request's record."""
+        return self.value[1]
+
+    @property
     def outcome(self) -> Outcome:
         """As the request's record tells it."""
         return self.value[3]

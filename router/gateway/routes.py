@@ -101,7 +101,7 @@ class Endpoint:
     def __init__(self, state: State, name: str) -> None:
         self._state = state
         self.name = name
-        self.ledger = Ledger(state.log, name)
+        self.ledger = Ledger(state.log, name, state.counters)
         self.lanes: dict[str, Lane] = {}
         """Lower-case deployment name → its lane."""
         self.revision = 0

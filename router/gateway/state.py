@@ -42,6 +42,8 @@ class Counters:
     client_aborts: int = 0
     shadows_opened: int = 0
     shadows_dropped: int = 0
+    shortened: int = 0
+    """Records that lack path, user agent and the caller's own id, because their message had too many different ones."""
 
 
 class State:

@@ -44,6 +44,7 @@ class _Kind(enum.IntEnum):
     UPGRADE = 12
     VIA = 13
     DATE = 14
+    USER_AGENT = 15
 
 
 _HOP = (b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer",
@@ -63,6 +64,7 @@ _REQUEST: dict[bytes, int] = {
     b"x-forwarded-proto": int(_Kind.FORWARDED_PROTO),
     b"x-ms-client-request-id": int(_Kind.CLIENT_ID),
     b"via": int(_Kind.VIA),
+    b"user-agent": int(_Kind.USER_AGENT),
 }
 _RESPONSE: dict[bytes, int] = {
     **dict.fromkeys(_HOP, int(_Kind.DROP)),
@@ -156,7 +158,7 @@ class RequestHead:
     __slots__ = (
         "_connection", "_transfer_encodings", "_version", "authorization", "client_id", "content_length", "deployment",
         "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target",
-        "unsupported_expectation", "upgrade", "via",
+        "unsupported_expectation", "upgrade", "user_agent", "via",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -172,6 +174,7 @@ class RequestHead:
         self.client_id: bytes | None = None
         self.upgrade: set[bytes] = set()
         self.via = b""
+        self.user_agent = b""
         self.expects_continue = False
         self.unsupported_expectation = False
         self._transfer_encodings: bytes | None = None
@@ -198,10 +201,13 @@ class RequestHead:
         elif kind == _AUTHORIZATION:
             self.authorization = _only(value, self.authorization, "Authorization")
         elif kind != _DROP:
-            self._rare(kind, value)
+            self._rare(kind, name, value)
 
-    def _rare(self, kind: int, value: bytes) -> None:
-        if kind == _Kind.CONNECTION:
+    def _rare(self, kind: int, name: bytes, value: bytes) -> None:
+        if kind == _Kind.USER_AGENT:
+            self.user_agent = self.user_agent or value
+            self.lines += (name, b": ", value, b"\r\n")
+        elif kind == _Kind.CONNECTION:
             self._connection = (self._connection or set()) | _tokens(value)
         elif kind == _Kind.TRANSFER_ENCODING:
             self._transfer_encodings = _only(value, self._transfer_encodings, "Transfer-Encoding")
@@ -220,6 +226,11 @@ class RequestHead:
             self.via = self.via + b", " + value if self.via else value
         else:
             self.client_id = bytes(filter(_CLIENT_ID.__contains__, value))[:CLIENT_ID_LENGTH]
+
+    @property
+    def version(self) -> str:
+        """`1.1` or `1.0`, once it is closed."""
+        return self._version
 
     @property
     def chunked(self) -> bool:

@@ -99,7 +99,7 @@ def test_a_message_that_cannot_be_read_harms_no_other() -> None:
     good = pack_requests(REQUESTS, REQUEST_NAMES)
     _, records = codec.split_requests(good)
     counts = TrafficCounts(100)
-    for value in (b"", b"\x02" + good[1:], good[:-1], codec.encode_counts(COUNTS)[:-1], b"\x01\x02" + good[2:]):
+    for value in (b"", b"\x02" + good[1:], good[:-1], codec.encode_counts(COUNTS)[:-1], b"\x01\x03" + good[2:]):
         with pytest.raises((codec.Malformed, codec.UnknownSchema)):
             counts.note("shop", value)
     nameless = codec.encode_requests([""], records)

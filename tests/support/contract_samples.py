@@ -6,6 +6,7 @@ there, because old bytes stay readable for ever. A new schema version gets new f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ REQUESTS = [
         42, NOW + 1, "", 401, 0, events.Outcome.REFUSED, events.Flag.NONE, 0, 120, 0, 0, 90, "",
     ),
 ]  # fmt: skip
+PROFILES = (
+    events.CallProfile("POST", "/score/größe", "HTTP/1.1", "Key", "tides/1.0", "nr-7"),
+    events.CallProfile("GET", "/", "HTTP/1.0"),
+)
+DETAILED_NAMES = ["", "blue", "blue-1", *map(codec.encode_profile, PROFILES), "QueueTimeout", "Unauthorized"]
+DETAILED = [
+    dataclasses.replace(REQUESTS[0], profile=PROFILES[0]),
+    dataclasses.replace(REQUESTS[0], sequence=42, request_us=1_100, profile=PROFILES[0]),
+    dataclasses.replace(REQUESTS[1], sequence=43, refusal="Unauthorized", profile=PROFILES[1]),
+    dataclasses.replace(REQUESTS[1], sequence=44, request_us=events.NEVER_CAME, refusal="QueueTimeout"),
+]
 SHADOW = events.ShadowComparison(
     endpoint="my-endpoint",
     request_id="0b5c-41",
@@ -143,14 +155,18 @@ FRAMES = (
 
 def pack_requests(records: list[events.RequestRecord], names: list[str]) -> bytes:
     """One `requests` message, packed as a gateway worker packs it."""
-    packed = bytearray()
-    for one in records:
+    packed, details = bytearray(), bytearray()
+    for at, one in enumerate(records):
+        profile = codec.encode_profile(one.profile) if one.profile != events.CallProfile() else ""
         packed += codec.REQUEST_RECORD.pack(
-            one.sequence, one.start_ns, one.status, one.model_status, one.outcome, one.flags, 0, one.request_bytes,
-            one.response_bytes, one.wait_us, one.first_byte_us, one.total_us,
+            one.sequence, one.start_ns, one.status, one.model_status, one.outcome, one.flags, names.index(profile),
+            one.request_bytes, one.response_bytes, one.wait_us, one.first_byte_us, one.total_us,
             names.index(one.deployment), names.index(one.replica),
         )  # fmt: skip
-    return codec.encode_requests(names, packed)
+        if one.request_us or one.refusal:
+            late = one.request_us if one.request_us != events.NEVER_CAME else 2**32 - 1
+            details += codec.DETAIL.pack(at, late, names.index(one.refusal), 0)
+    return codec.encode_requests(names, packed, details)
 
 
 SAMPLES: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] = {
@@ -163,6 +179,7 @@ SAMPLES: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] =
     events.SNAPSHOTS: (SNAPSHOT, codec.encode_snapshot, codec.decode_snapshot),
     events.NOTICES: (FOLDED, codec.encode_folded, codec.decode_folded),
     "damaged": (DAMAGED, codec.encode_damaged, codec.decode_notice),
+    "request_details": (DETAILED, lambda records: pack_requests(records, DETAILED_NAMES), codec.decode_requests),
     "request_counts": (COUNTS, codec.encode_counts, codec.decode_counts),
     "tee": (
         FRAMES,
@@ -171,7 +188,7 @@ SAMPLES: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] =
     ),
 }
 """Topic or other format → (event, encode, decode)."""
-FORMATS = frozenset({"damaged", "request_counts", "tee"})
+FORMATS = frozenset({"damaged", "request_counts", "request_details", "tee"})
 """The names in `SAMPLES` that are no topics."""
 EXPECTED: dict[tuple[str, int], Any] = {(topic, 1): event for topic, (event, _, _) in SAMPLES.items()}
 """(topic, schema version) → what that version's golden file holds. Old versions keep their own values here."""

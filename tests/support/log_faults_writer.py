@@ -18,6 +18,7 @@ from router.contract.codec import decode_requests, encode_demand
 from router.contract.errors import Unavailable
 from router.contract.events import DEMAND, REQUESTS, DemandReport, DemandRow, Outcome
 from router.gateway.records import Ledger
+from router.gateway.state import Counters
 from router.runtime.log.embedded_writer import WriterSettings
 from router.runtime.log.kafka import KafkaLog
 from router.runtime.log.kafka_url import parse
@@ -91,7 +92,7 @@ class Load:
     def __init__(self, books: Books, records: int) -> None:
         self._books = books
         self._records = records
-        self._ledgers = {endpoint: Ledger(cast("Log", books), endpoint) for endpoint in ENDPOINTS}
+        self._ledgers = {endpoint: Ledger(cast("Log", books), endpoint, Counters()) for endpoint in ENDPOINTS}
         self._next = 0
 
     async def round(self) -> None:

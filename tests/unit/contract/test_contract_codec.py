@@ -147,7 +147,7 @@ def test_records_and_counts_are_told_apart_and_never_mistaken() -> None:
 def test_a_kind_of_requests_that_came_later_is_unknown_not_malformed(decode: Any) -> None:
     data = codec.encode_counts(COUNTS)
     with pytest.raises(codec.UnknownSchema):
-        decode(data[:1] + b"\x02" + data[2:])
+        decode(data[:1] + b"\x03" + data[2:])
 
 
 def test_a_count_without_a_name_is_refused() -> None:

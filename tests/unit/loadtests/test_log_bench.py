@@ -16,6 +16,7 @@ from router.contract.azure import deployment_from_document
 from router.contract.codec import decode_requests
 from router.contract.specs import Kind as KindOfDocument
 from router.gateway.records import Ledger
+from router.gateway.state import Counters
 
 
 class _Kept:
@@ -43,7 +44,7 @@ def test_rows_without_a_broker_are_measured_and_written_as_json(
 
 def test_every_record_of_the_loop_is_in_a_message() -> None:
     log = _Kept()
-    recorded([Ledger(log, f"e-{number}") for number in range(ENDPOINTS)], records(), 0.0)  # type: ignore[arg-type]
+    recorded([Ledger(log, f"e-{number}", Counters()) for number in range(ENDPOINTS)], records(), 0.0)  # type: ignore[arg-type]
     assert len(log.values) == DISTINCT / MESSAGE
     assert sum(len(decode_requests(value)) for value in log.values) == DISTINCT
 
