@@ -95,6 +95,7 @@ async def _control(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         autoscaler=readers,
         credentials=for_posting(readers),
         objects=object_settings(flags),
+        access_log=flags.access_log,
     )
     await run(settings, log, stopping.stop, ready)
 
@@ -202,6 +203,11 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
         )
     if role == "control":
         add_object_arguments(parser, alone=True)
+        parser.add_argument(
+            "--access-log",
+            metavar="FILE",
+            help="append a line of JSON for every finished request; - is standard output",
+        )
     if role == "autoscaler":
         add_backend_arguments(parser)
         add_lease_argument(parser)
@@ -366,6 +372,7 @@ class TreeSettings:
     """The autoscaler's words about backends."""
     objects: tuple[str, ...] = ()
     """The control plane's words about objects in Kubernetes."""
+    access_log: Path | None = None
 
 
 def tree(settings: TreeSettings) -> list[Role]:
@@ -395,7 +402,13 @@ def tree(settings: TreeSettings) -> list[Role]:
 
     listen = {"host": settings.host, "port": settings.port, "domain": settings.domain, "workers": settings.workers}
     drain = {"drain-seconds": settings.drain_seconds}
-    control = {"host": settings.control_host, "port": settings.control_port, "gateway-url": settings.gateway_url}
+    control: dict[str, object] = {
+        "host": settings.control_host,
+        "port": settings.control_port,
+        "gateway-url": settings.gateway_url,
+    }
+    if settings.access_log is not None:
+        control["access-log"] = settings.access_log
     scaler = {"cache": settings.cache, "gateway-url": settings.gateway_url}
     return [
         role("autoscaler", "autoscaler", 3, 60, scaler, *settings.compute),

@@ -110,6 +110,13 @@ def invoke(session: Session) -> int:
     return send(session)
 
 
+def traffic_log(session: Session) -> None:
+    """Print the newest requests, and with `--follow` each one as it ends."""
+    from router.cli.requests import show as show_requests
+
+    show_requests(session)
+
+
 def get_credentials(session: Session) -> None:
     """Print both keys."""
     session.answer(_keys(session, "list", {}))

@@ -123,6 +123,7 @@ def _endpoint_group(parsers: Parsers) -> None:
     _yes(delete)
     _no_wait(delete)
     _invoke(group)
+    _traffic_log(group)
     _name(group.add("get-credentials", "Show the two keys of an endpoint."), "endpoint")
     regenerate = group.add("regenerate-keys", "Replace one of the two keys; the old one ends at once.")
     _name(regenerate, "endpoint")
@@ -136,6 +137,16 @@ def _endpoint_group(parsers: Parsers) -> None:
     _name(rollback, "endpoint")
     rollback.add_argument("--revision", type=int, required=True, metavar="N", help="the revision to return to")
     _no_wait(rollback)
+
+
+def _traffic_log(group: Group) -> None:
+    text = "Print the newest requests of an endpoint: one line of JSON each, in the columns of Azure's traffic log."
+    log = group.add("traffic-log", text)
+    _name(log, "endpoint")
+    log.add_argument("--deployment-name", "-d", metavar="NAME", help="only those of this deployment")
+    log.add_argument("--since", metavar="WHEN", help="only later ones: 90s, 10m, 2h, 1d ago, or a time (RFC 3339)")
+    log.add_argument("--tail", type=int, metavar="N", help="only the newest N (default: 100, with --since 10000)")
+    log.add_argument("--follow", action="store_true", help="go on with each request as it ends")
 
 
 def _invoke(group: Group) -> None:

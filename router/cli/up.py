@@ -80,6 +80,7 @@ def up(session: Session) -> int:
                 drain_seconds=flags.drain_seconds,
                 compute=compute_words(flags, control_port),
                 objects=objects_passed_on(flags),
+                access_log=flags.access_log.expanduser().absolute() if flags.access_log is not None else None,
             )
             asyncio.run(Up(session, settings).run())
     return 0

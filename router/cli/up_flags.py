@@ -32,6 +32,13 @@ def port(text: str) -> int:
     return number
 
 
+def file(text: str) -> Path:
+    """A path of a file; standard output belongs to `up` itself."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("name a file; standard output has the words of `up`")
+    return Path(text)
+
+
 def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     """Everything has a default that works on one machine."""
     add = parser.add_argument
@@ -63,6 +70,12 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too (default: %(default)s)")
     add("--cache", type=Path, default=cache, metavar="DIR", help="built environments (default: %(default)s)")
+    add(
+        "--access-log",
+        type=file,
+        metavar="FILE",
+        help="append a line of JSON for every finished request (docs/observability.md)",
+    )
     add("--drain-seconds", type=float, default=30.0, metavar="S", help="longest wait for open exchanges at the end")
     add_backend_arguments(parser)
     add_object_arguments(parser, alone=False)

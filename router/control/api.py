@@ -52,6 +52,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", _ENDPOINT + "/revisions", endpoints.list_revisions, {200: Body("RevisionList")}),
     Route("GET", _ENDPOINT + "/revisions/{revision}", endpoints.get_revision, {200: Body("Revision")}),
     Route("POST", _ENDPOINT + "/rollback", endpoints.roll_back, {200: _followed("Endpoint")}, body="Rollback"),
+    Route(
+        "GET",
+        _ENDPOINT + "/traffic-log",
+        observation.requests_of,
+        {200: Body(media="application/x-ndjson")},
+        query=("of_deployment", "since", "follow", "tail"),
+    ),
     Route("GET", _ENDPOINT + "/deployments", deployments.list_deployments, {200: Body("DeploymentList")}),
     Route("GET", _DEPLOYMENT, deployments.get_deployment, {200: Body("Deployment", headers=("ETag",))}),
     Route(

@@ -10,7 +10,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from router.contract import codec
 from router.contract.errors import Unavailable
@@ -101,11 +101,37 @@ def _summary(part: Any) -> Any:
     return part[:_SHOWN_CHARACTERS] if isinstance(part, str) else part
 
 
-async def last_lines(log: Log, topic: str, count: int) -> tuple[list[bytes], Reader]:
+class Lines(Protocol):
+    """What becomes of a message."""
+
+    def lines_of(self, message: Message) -> list[bytes]:
+        """Its lines; none for one that is not wanted."""
+
+    def count(self, message: Message) -> int:
+        """How many they are."""
+
+
+class _Events:
+    """Every event of every message."""
+
+    def lines_of(self, message: Message) -> list[bytes]:
+        return lines_of(message)
+
+    def count(self, message: Message) -> int:
+        return _lines_in(message)
+
+
+EVENTS: Lines = _Events()
+
+
+async def last_lines(
+    log: Log, topic: str, count: int, made: Lines = EVENTS, since_ns: int = 0
+) -> tuple[list[bytes], Reader]:
     """The newest `count` lines of `topic` over all partitions, by time, and a reader that goes on after them.
 
-    How far back they reach in each partition is guessed and widened until nothing newer can be left out. Raises
-    `Unavailable` when they cannot be read.
+    `made` says what the lines are (events, by default); messages from before `since_ns` need not be looked at. How far
+    back they reach in each partition is guessed and widened until nothing newer can be left out. Raises `Unavailable`
+    when they cannot be read.
     """
     reader = await log.reader((topic,), start="latest")
     if count <= 0:
@@ -116,12 +142,14 @@ async def last_lines(log: Log, topic: str, count: int) -> tuple[list[bytes], Rea
         await reader.close()
         starts = [end._replace(offset=max(0, end.offset - distance[end.partition])) for end in ends]
         reader = await log.reader((topic,), start=starts)
-        tails = await _drain(reader, count)
-        lines, since_ns = _newest([tail.messages for tail in tails.values()], count)
+        tails = await _drain(reader, count, made)
+        lines, first_ns = _newest([tail.messages for tail in tails.values()], count, made)
         short = [
             start.partition
             for start, end in zip(starts, ends, strict=True)
-            if start.offset and not _enough(tails.get(start.partition), since_ns, end.offset - start.offset, len(ends))
+            if start.offset
+            and not _since(tails.get(start.partition), since_ns)
+            and not _enough(tails.get(start.partition), first_ns, end.offset - start.offset, len(ends))
         ]
         if not short:
             return lines, reader
@@ -133,19 +161,27 @@ async def last_lines(log: Log, topic: str, count: int) -> tuple[list[bytes], Rea
 class _Tail:
     """The newest messages of one partition; older ones only as far as they are needed for as many lines as are asked for."""
 
+    made: Lines
     messages: deque[Message] = dataclasses.field(default_factory=deque)
+    """Those that have lines."""
+    counts: deque[int] = dataclasses.field(default_factory=deque)
+    """How many each of them has."""
     lines: int = 0
     read: int = 0
     oldest_ns: int = 2**63
 
     def add(self, message: Message, count: int) -> None:
-        self.messages.append(message)
-        self.lines += _lines_in(message)
         self.read += 1
         self.oldest_ns = min(self.oldest_ns, message.time_ns)
-        while self.lines - (first := _lines_in(self.messages[0])) >= count:
+        lines = self.made.count(message)
+        if not lines:
+            return
+        self.messages.append(message)
+        self.counts.append(lines)
+        self.lines += lines
+        while self.lines - self.counts[0] >= count:
             self.messages.popleft()
-            self.lines -= first
+            self.lines -= self.counts.popleft()
 
 
 def _lines_in(message: Message) -> int:
@@ -160,14 +196,14 @@ def _lines_in(message: Message) -> int:
         return 1
 
 
-async def _drain(reader: Reader, count: int) -> dict[int, _Tail]:
+async def _drain(reader: Reader, count: int, made: Lines) -> dict[int, _Tail]:
     """Partition → the newest up to now; what is appended meanwhile is left to who reads on."""
     tails: dict[int, _Tail] = {}
     try:
         async with asyncio.timeout(TAIL_SECONDS):
             while not await reader.caught_up():
                 for message in await reader.next(1.0):
-                    tails.setdefault(message.partition, _Tail()).add(message, count)
+                    tails.setdefault(message.partition, _Tail(made)).add(message, count)
     except TimeoutError as error:
         await reader.close()
         raise Unavailable(f"the log was not read to its end within {TAIL_SECONDS:.0f} s") from error
@@ -177,18 +213,23 @@ async def _drain(reader: Reader, count: int) -> dict[int, _Tail]:
     return tails
 
 
-def _newest(partitions: Iterable[Iterable[Message]], count: int) -> tuple[list[bytes], int | None]:
+def _newest(partitions: Iterable[Iterable[Message]], count: int, made: Lines) -> tuple[list[bytes], int | None]:
     """The newest `count` lines, oldest first, and the time of the first of them; None when there are fewer."""
     parts: list[list[bytes]] = []
     found = 0
     # Each partition keeps its order, whatever the clocks of its writers say.
     for message in reversed(list(heapq.merge(*partitions, key=lambda one: one.time_ns))):
-        lines = lines_of(message)
+        lines = made.lines_of(message)
         parts.append(lines)
         found += len(lines)
         if found >= count:
             return [line for part in reversed(parts) for line in part][-count:], message.time_ns
     return [line for part in reversed(parts) for line in part], None
+
+
+def _since(tail: _Tail | None, since_ns: int) -> bool:
+    """Whether what was read of one partition goes back to before `since_ns`."""
+    return tail is not None and tail.oldest_ns < since_ns
 
 
 def _enough(tail: _Tail | None, since_ns: int | None, offsets: int, partitions: int) -> bool:

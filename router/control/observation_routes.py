@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from router.contract.errors import InvalidSpec, NotFound, Problem, Unavailable
-from router.contract.events import TOPICS
-from router.control import event_lines, metrics, views
+from router.contract.events import REQUESTS, TOPICS
+from router.control import event_lines, metrics, traffic_log, views
 from router.control.answers import answer
 from router.control.asset_references import SHA256, Reference
 from router.control.plane import PLANE, Plane, now_ns
@@ -102,22 +102,40 @@ def _sha256(request: web.Request) -> str:
 
 async def events(request: web.Request) -> web.StreamResponse:
     """The newest events of a topic, then, when asked, each one as it comes."""
-    plane, topic = request.app[PLANE], request.match_info["topic"]
+    topic = request.match_info["topic"]
     if topic not in TOPICS:
         raise NotFound(f"there is no topic {topic}; there are {', '.join(TOPICS)}")
-    follow, tail = _follow(request), _tail(request)
+    return await _lines(request, topic, _tail(request), event_lines.EVENTS)
+
+
+async def requests_of(request: web.Request) -> web.StreamResponse:
+    """The newest requests of an endpoint in the columns of Azure's traffic log, then, when asked, each one as it ends."""
+    standing = await request.app[PLANE].standing(request.match_info["endpoint"])
+    text = request.query.get("since")
+    since_ns = traffic_log.since(text, now_ns()) if text else 0
+    deployment = request.query.get("deployment")
+    selection = traffic_log.Selection(standing.endpoint, deployment.lower() if deployment else None, since_ns)
+    tail = MAX_TAIL if text and "tail" not in request.query else _tail(request)
+    return await _lines(request, REQUESTS, tail, selection, since_ns)
+
+
+async def _lines(
+    request: web.Request, topic: str, tail: int, made: event_lines.Lines, since_ns: int = 0
+) -> web.StreamResponse:
+    """The newest `tail` lines of `topic`, as `made` makes them, and those that follow."""
+    plane, follow = request.app[PLANE], _follow(request)
     if plane.followers >= MAX_FOLLOWERS:
         raise Unavailable(f"{MAX_FOLLOWERS} event streams are open, the most there can be: close one")
     plane.followers += 1
     try:
-        lines, reader = await event_lines.last_lines(plane.log, topic, tail)
+        lines, reader = await event_lines.last_lines(plane.log, topic, tail, made, since_ns)
         try:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
             await response.prepare(request)
             with contextlib.suppress(ConnectionResetError):  # the caller has seen enough
                 await response.write(b"".join(lines))
                 if follow:
-                    await _stream(plane, request, response, reader)
+                    await _stream(plane, request, response, reader, made)
                 await response.write_eof()
             return response
         finally:
@@ -126,10 +144,12 @@ async def events(request: web.Request) -> web.StreamResponse:
         plane.followers -= 1
 
 
-async def _stream(plane: Plane, request: web.Request, response: web.StreamResponse, reader: Reader) -> None:
+async def _stream(
+    plane: Plane, request: web.Request, response: web.StreamResponse, reader: Reader, made: event_lines.Lines
+) -> None:
     while not plane.closing.is_set() and request.transport is not None and not request.transport.is_closing():
         for message in await reader.next(FOLLOW_SECONDS):
-            await response.write(b"".join(event_lines.lines_of(message)))
+            await response.write(b"".join(made.lines_of(message)))
 
 
 def _follow(request: web.Request) -> bool:

@@ -165,6 +165,19 @@ PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "boolean", "default": False},
         "description": "Give the deployment all live traffic once it is ready",
     },
+    "of_deployment": {
+        "name": "deployment",
+        "in": "query",
+        "schema": TEXT,
+        "description": "Only requests of this deployment; case does not matter",
+    },
+    "since": {
+        "name": "since",
+        "in": "query",
+        "schema": TEXT,
+        "description": "Only requests that came then or later: how long ago, as in 90s, 10m, 2h, 1d, or a time (RFC 3339). "
+        "The newest 10000 of them, where tail is not given",
+    },
     "follow": {
         "name": "follow",
         "in": "query",

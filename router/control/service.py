@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from router.contract.errors import TidegateError, Unavailable
+from router.control.access_log import AccessLog, opened
 from router.control.api import application
 from router.control.assets import Assets
 from router.control.direct import follow_direct
@@ -66,8 +67,9 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event, on_ready
         await asyncio.to_thread(assets.clean)
         await publisher.catch_up(store)
         plane = Plane(settings, log, store, assets, publisher, fleet, settler, logs, stirred=stirred)
-        async with _controller(plane) as controller:
-            await _run(plane, controller, stop, on_ready)
+        with opened(settings.access_log) as access:
+            async with _controller(plane) as controller:
+                await _run(plane, controller, access, stop, on_ready)
     except ExceptionGroup as failures:
         known, unknown = failures.split(TidegateError)
         if known is None or unknown is not None:
@@ -102,7 +104,13 @@ async def _controller(plane: Plane) -> AsyncIterator[Controller | None]:
         await controller.close()
 
 
-async def _run(plane: Plane, controller: Controller | None, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+async def _run(
+    plane: Plane,
+    controller: Controller | None,
+    access: AccessLog | None,
+    stop: asyncio.Event,
+    on_ready: Callable[[], None],
+) -> None:
     """Serve, with the tasks that work beside the API."""
     store, fleet, log = plane.store, plane.fleet, plane.log
     # Without a broker the log is as near as the autoscaler.
@@ -118,6 +126,9 @@ async def _run(plane: Plane, controller: Controller | None, stop: asyncio.Event,
         if brokered:
             directly = follow_direct(fleet, plane.settings.data.autoscaler_socket)
             tasks.append(group.create_task(directly, name="direct demand"))
+        if access is not None:
+            plane.exposed.append(access.exposed)
+            tasks.append(group.create_task(_again("the access log", lambda: access.follow(log)), name="access log"))
         if controller is not None:
             tasks.append(group.create_task(controller.run(), name="objects"))
         await _serve(plane, stop, on_ready)

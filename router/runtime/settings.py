@@ -200,3 +200,5 @@ class ControlSettings:
     """Per endpoint; older ones can no longer be rolled back to."""
     objects: ObjectSettings | None = None
     """Objects in Kubernetes that become revisions; None = there are none."""
+    access_log: str | None = None
+    """File that gets a line for every finished request; `-` is standard output, None = none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,12 @@ OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("online-deployment create -f d.yml --skip-script-validation", "deployments:create", {"name": None}),
     ("status", "status:status", {"watch": None}),
     ("status -w", "status:status", {"watch": True}),
+    (
+        "online-endpoint traffic-log -n shop -d blue --since 10m --follow --tail 5",
+        "endpoints:traffic_log",
+        {"name": "shop", "deployment_name": "blue", "since": "10m", "follow": True, "tail": 5},
+    ),
+    ("up --access-log a.log", "up:up", {"access_log": Path("a.log")}),
     ("events decisions --follow --tail 3", "events:events", {"topic": "decisions", "follow": True, "tail": 3}),
     ("up --port 0 --workers 3", "up:up", {"port": 0, "workers": 3}),
     ("gateway --worker 1 --ready-fd 5", "up:single", {"role": "gateway", "worker": 1, "ready_fd": 5}),
@@ -110,6 +117,7 @@ def test_a_command_line_means_what_az_means(words: str, handler: str, expected: 
         "online-endpoint regenerate-keys -n E --key-type third",
         "online-endpoint rollback -n E --revision last",
         "events gossip",
+        "up --access-log -",
         "up --workers 0",
         "up --port 70000",
     ],
