@@ -248,6 +248,7 @@ DEPLOYMENT_EXTRAS = Record(
         "command": Key(ListOf(text)),
         "model_errors": Key(choice("map", "pass")),
         "drain_seconds": Key(number),
+        "slow_start_seconds": Key(number),
     },
 )
 

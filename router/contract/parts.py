@@ -273,6 +273,8 @@ class DeploymentExtras:
     """`map`: a model's own error answers 424 with the real code in a header, as Azure does; `pass`: it is passed on."""
     drain_seconds: float = ranged(0, 86_400, 300)
     """Longest wait for a replica's last request before it is removed all the same."""
+    slow_start_seconds: float = ranged(0, 3600, 0)
+    """A replica that has become ready gets a growing share of the requests for this long; 0: its whole share at once."""
 
     def __post_init__(self) -> None:
         freeze_fields(self)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
+from router.gateway.choosing import Chooser, chooser_for
 from router.gateway.standing import Out
 from router.gateway.target import Target
 from router.policy import admission
@@ -38,7 +39,7 @@ class Lane:
     __slots__ = (
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
-        "allowed", "arrivals", "balance", "budget", "busy_ns", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
+        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
         "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ready", "rejected", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
@@ -63,6 +64,8 @@ class Lane:
         self.present = 0
         """In flight plus queued in this worker, without those that are or were held."""
         self.weight = 0
+        self.chooser: Chooser | None = None
+        """Where the deployment wishes for more than the less loaded of two replicas."""
         self.failed = ""
         """Why the deployment cannot serve, when its phase says so."""
         self._timer: asyncio.TimerHandle | None = None
@@ -108,6 +111,7 @@ class Lane:
     def apply_spec(self, spec: DeploymentSpec) -> None:
         """Take a new revision of the deployment."""
         self.configure(spec.request_settings, map_errors=spec.extras.model_errors == "map")
+        self.chooser = chooser_for(self._state, self, spec.extras)
 
     def apply_replicas(self, replicas: Iterable[Replica], failed: str) -> None:
         """Take a new replica set. Whoever is gone finishes what it has in flight."""
@@ -121,6 +125,8 @@ class Lane:
                 self.retire(target)
         self.ready = [self._apply_one(one) for one in wanted.values() if self._routable(one)]
         self.allowed = admission.limit(self.concurrency, len(self.ready))
+        if self.chooser is not None:
+            self.chooser.renew(self.chooser)
         self.refresh()
 
     def _routable(self, replica: Replica) -> bool:
@@ -149,7 +155,7 @@ class Lane:
             target.standing.trust_again()
         elif target not in self.ready:
             target.standing.trust_again()
-        target.present, target.draining = True, False
+        target.present, target.draining, target.ready_ns = True, False, replica.ready_ns
         return target
 
     def _column_name(self, replica_id: str) -> str:
@@ -259,7 +265,7 @@ class Lane:
         if decision is admission.Admission.ENTER:
             self._count(exchange)
             if not self.queue and not self._waits_elsewhere():
-                target = self.claim()
+                target = self.claim() if self.chooser is None else self.chooser.claim(exchange)
                 if target is not None:
                     exchange.dispatch(target)
                     return decision
@@ -376,10 +382,10 @@ class Lane:
             if patient and self._waiting_others and self._older_elsewhere():
                 self._ring_oldest()
                 return
-            target = self.claim()
+            exchange = self.queue[0]
+            target = self.claim() if self.chooser is None else self.chooser.claim(exchange)
             if target is None:
                 return
-            exchange = self.queue[0]
             self.leave_queue(exchange)
             exchange.dispatch(target)
 

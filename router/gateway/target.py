@@ -24,7 +24,7 @@ class Target:
 
     __slots__ = (
         "_connecting", "_state", "address", "answers", "cell", "column", "connections", "draining", "id",
-        "idle", "in_flight", "lane", "others", "present", "standing",
+        "idle", "in_flight", "lane", "others", "present", "ready_ns", "standing",
     )  # fmt: skip
 
     def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
@@ -45,6 +45,8 @@ class Target:
         self.draining = False
         self.present = True
         """Whether the newest snapshot still has it."""
+        self.ready_ns = 0
+        """When the backend saw it become ready (Unix); 0 = nobody says."""
         self.standing = Standing(lane, self)
 
     def understand(self, raw: bytes) -> Answer:

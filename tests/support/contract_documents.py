@@ -121,6 +121,7 @@ tidegate:
   command: [python, server.py, --port, "{port}"]
   model_errors: pass
   drain_seconds: 30
+  slow_start_seconds: 45
 """
 
 KUBERNETES_DEPLOYMENT = """\

@@ -143,6 +143,7 @@ DEPLOYMENT: Mapping[str, str] = {
     "tidegate.command.*": "One word of it.",
     "tidegate.model_errors": "map: a model's own error answers 424. pass: it is passed on.",
     "tidegate.drain_seconds": "Longest wait for a replica's last request before it is removed.",
+    "tidegate.slow_start_seconds": "For how long the share of a new replica grows; 0: it has all of it at once.",
 }
 
 

@@ -89,6 +89,7 @@ def test_a_managed_deployment_is_read() -> None:
     assert spec.instance_bounds() == (0, 8)
     assert spec.extras.slo == specs.Slo(200, 99.9)
     assert spec.extras.command[-1] == "{port}"
+    assert spec.extras.slow_start_seconds == 45
 
 
 def test_a_kubernetes_deployment_is_read() -> None:
