@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-
-import httptools
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mirror.capture import RequestBody
-from mirror.heads import plain_type
+from mirror.reading import Lost, Reader, Reply
 
 Address = tuple[str, int]
 """(host, port) of a replica."""
-_HEAD_BYTES = 256 << 10
-"""Interim and final response heads together."""
 _READ_BYTES = 64 << 10
 _IDLE_PER_REPLICA = 16
 """Open connections kept for the next shadow; more are closed after use."""
@@ -33,102 +29,6 @@ class Outgoing:
     body: RequestBody
     chunked: bool
     method: str
-
-
-@dataclass(slots=True)
-class Reply:
-    """What a candidate answered, filled in as it comes: what stands here when a deadline strikes is what was seen."""
-
-    take: Callable[[bytes], None]
-    """Gets each piece of the body."""
-    status: int = 0
-    """0 until the final response's head was seen."""
-    first_byte_at: float = 0.0
-    """Loop time; 0 until then."""
-    content_type: str = ""
-    content_encoding: str = ""
-    complete: bool = False
-    error: str = ""
-
-
-class _Lost(Exception):
-    """The connection did not carry the exchange to its end."""
-
-
-@dataclass(slots=True)
-class _Parser:
-    """Callbacks of llhttp, which checks the framing strictly."""
-
-    reply: Reply
-    method: str
-    reusable: bool = False
-    _framed: bool = False
-    _headers_done: bool = False
-    _parser: httptools.HttpResponseParser = field(init=False)
-    _head_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-
-    def feed(self, data: bytes) -> None:
-        if not self._headers_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES + _READ_BYTES:
-                raise _Lost(f"response head above {_HEAD_BYTES} bytes")
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            raise error.__context__ or error from None
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.reply.complete:
-                raise _Lost(f"not HTTP/1.1: {error}") from error
-            self.reusable = False
-
-    def eof(self) -> None:
-        """The candidate closed: the end of a body without length, or a loss."""
-        if self._headers_done and not self._framed:
-            self.reply.complete = True
-        elif not self._headers_done:
-            raise _Lost("closed before the response")
-        else:
-            raise _Lost("closed in the middle of the response")
-
-    def on_message_begin(self) -> None:
-        if self.reply.complete:
-            self.reusable = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.reply.complete:
-            return
-        lower = name.lower()
-        if lower in (b"content-length", b"transfer-encoding"):
-            self._framed = True
-        elif lower == b"content-type":
-            self.reply.content_type = plain_type(value)
-        elif lower == b"content-encoding":
-            self.reply.content_encoding = value.strip().lower().decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if self.reply.complete:
-            return
-        if status < 200:
-            self._framed = False
-            self.reply.content_type = self.reply.content_encoding = ""
-            return
-        self._headers_done = True
-        self.reply.status = status
-        if self.method == "HEAD":
-            self.reply.complete = True
-
-    def on_body(self, body: bytes) -> None:
-        if not self.reply.complete:
-            self.reply.take(body)
-
-    def on_message_complete(self) -> None:
-        if self._headers_done and not self.reply.complete:
-            self.reply.complete = True
-            self.reusable = self._parser.should_keep_alive()
 
 
 @dataclass(slots=True)
@@ -154,7 +54,7 @@ class CandidateClient:
             try:
                 connection = connection or await self._connect(address)
                 await self._over(connection, address, outgoing, reply)
-            except _Lost as error:
+            except Lost as error:
                 if connection is not None and connection.used and not reply.first_byte_at:
                     continue
                 reply.error = str(error)
@@ -180,14 +80,14 @@ class CandidateClient:
         try:
             return _Connection(*await asyncio.open_connection(*address))
         except OSError as error:
-            raise _Lost(f"connect: {error.strerror or error}") from error
+            raise Lost(f"connect: {error.strerror or error}") from error
 
     async def _over(self, connection: _Connection, address: Address, outgoing: Outgoing, reply: Reply) -> None:
-        parser = _Parser(reply, outgoing.method)
+        answer = Reader(reply, outgoing.method)
         sending = asyncio.create_task(_send(connection.writer, outgoing), name="shadow request body")
         try:
-            await _receive(connection.reader, parser, reply)
-            keep = parser.reusable and sending.done() and sending.exception() is None
+            await _receive(connection.reader, answer, reply)
+            keep = answer.reusable and sending.done() and sending.exception() is None
         except BaseException:
             await _abandon(connection, sending)
             raise
@@ -219,15 +119,15 @@ async def _send(writer: asyncio.StreamWriter, outgoing: Outgoing) -> None:
         writer.transport.abort()
 
 
-async def _receive(reader: asyncio.StreamReader, parser: _Parser, reply: Reply) -> None:
+async def _receive(reader: asyncio.StreamReader, answer: Reader, reply: Reply) -> None:
     loop = asyncio.get_running_loop()
     while not reply.complete:
         try:
             data = await reader.read(_READ_BYTES)
         except OSError as error:
-            raise _Lost(f"connection lost: {error.strerror or error}") from error
+            raise Lost(f"connection lost: {error.strerror or error}") from error
         if not data:
-            parser.eof()
+            answer.eof()
             return
         reply.first_byte_at = reply.first_byte_at or loop.time()
-        parser.feed(data)
+        answer.feed(data)

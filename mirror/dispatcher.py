@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mirror.candidate import Address, CandidateClient, Outgoing, Reply
+from mirror.candidate import Address, CandidateClient, Outgoing
 from mirror.capture import Refused, ResponseCapture
 from mirror.demand import Meter
 from mirror.discovery import Directory
 from mirror.exchange import Answer, Exchange, Outcome
 from mirror.marker import sign
+from mirror.reading import Reply
 from mirror.scheduling import LaneKey, Scheduler
 from router.contract.events import DemandRow, Replica, Side
 from router.runtime.settings import MirrorSettings

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 from router.policy.chunked import BadChunk, Decoder
+from router.policy.grammar import may_begin_response
 from router.policy.retrying import Failure
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ class Upstream:
         """Not a whole head yet."""
         if len(data) > MAX_HEAD_BYTES:
             self._nonsense(exchange, "an endless head")
-        elif data.count(b"\n") != data.count(b"\r\n"):
-            self._nonsense(exchange, "a line that does not end in CR LF")
+        elif not may_begin_response(data):
+            self._nonsense(exchange, "not a status line and lines that end in CR LF")
         else:
             self._buffer = data
 

@@ -34,6 +34,11 @@ def is_response_head(raw: bytes) -> bool:
     return _RESPONSE.fullmatch(raw) is not None
 
 
+def may_begin_response(begin: bytes) -> bool:
+    """Whether a response's head can begin so: who greets in another protocol need not be waited for."""
+    return begin.startswith(b"HTTP/1."[: len(begin)]) and begin.count(b"\n") == begin.count(b"\r\n")
+
+
 def is_host(value: bytes) -> bool:
     """Whether a Host value is a name or an address, with or without a port."""
     return _HOST.fullmatch(value) is not None
