@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from router.compute import add_backend_arguments, add_object_arguments, object_settings
 from router.contract.errors import TidegateError
+from router.gateway_flags import add_limit_arguments, limit_settings
 from router.leading import add_lease_argument
 from router.runtime.settings import (
     AutoscalerSettings,
@@ -128,6 +129,7 @@ async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         drain_seconds=flags.drain_seconds,
         autoscaler=targets,
         credentials=for_posting(targets),
+        **limit_settings(flags),
     )
     await run(settings, log, stopping.stop, ready)
 
@@ -232,6 +234,7 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
         parser.add_argument("--workers", type=int, default=1, help="workers on this machine that share the port")
         parser.add_argument("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too")
         parser.add_argument("--drain-seconds", type=float, default=30.0, help="longest wait for open exchanges")
+        add_limit_arguments(parser)
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -368,6 +371,8 @@ class TreeSettings:
     workers: int
     domain: str = "localhost"
     drain_seconds: float = 30.0
+    limits: tuple[str, ...] = ()
+    """The gateway's words about its limits."""
     compute: tuple[str, ...] = ()
     """The autoscaler's words about backends."""
     objects: tuple[str, ...] = ()
@@ -413,7 +418,14 @@ def tree(settings: TreeSettings) -> list[Role]:
     return [
         role("autoscaler", "autoscaler", 3, 60, scaler, *settings.compute),
         *(
-            role(f"gateway {index}", "gateway", 1, settings.drain_seconds + 5, {**listen, **drain, "worker": index})
+            role(
+                f"gateway {index}",
+                "gateway",
+                1,
+                settings.drain_seconds + 5,
+                {**listen, **drain, "worker": index},
+                *settings.limits,
+            )
             for index in range(settings.workers)
         ),
         role("mirror", "mirror", 2, 10, {}),

@@ -23,6 +23,7 @@ from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.compute import objects_passed_on, passed_on
 from router.contract.errors import InvalidSpec, Problem, TidegateError, Unavailable
+from router.gateway_flags import limits_passed_on
 from router.runtime import vitals
 from router.runtime.credentials import is_loopback
 from router.runtime.log.kafka_url import KafkaUrl
@@ -78,6 +79,7 @@ def up(session: Session) -> int:
                 workers=flags.workers,
                 domain=flags.domain,
                 drain_seconds=flags.drain_seconds,
+                limits=limits_passed_on(flags),
                 compute=compute_words(flags, control_port),
                 objects=objects_passed_on(flags),
                 access_log=flags.access_log.expanduser().absolute() if flags.access_log is not None else None,

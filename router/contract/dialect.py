@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from router.contract.limits import Limits
 from router.contract.parts import (
     Build,
     CodeConfiguration,
@@ -233,8 +234,20 @@ MIRROR = Record(MirrorTarget, {"deployment": Key(filled, stand_in="stand-in"), "
 STICKINESS = Record(
     Stickiness, {"by": Key(choice("header", "cookie", "client"), stand_in="client"), "name": Key(filled)}
 )
+LIMITS = Record(
+    Limits,
+    {
+        "max_body_bytes": Key(integer),
+    },
+)
 ENDPOINT_EXTRAS = Record(
-    EndpointExtras, {"mirror": Key(ListOf(MIRROR)), "stickiness": Key(STICKINESS), "hosts": Key(ListOf(filled))}
+    EndpointExtras,
+    {
+        "mirror": Key(ListOf(MIRROR)),
+        "stickiness": Key(STICKINESS),
+        "limits": Key(LIMITS),
+        "hosts": Key(ListOf(filled)),
+    },
 )
 SLO = Record(Slo, {"latency_ms": Key(number, stand_in=1000.0), "percentile": Key(number)})
 DEPLOYMENT_EXTRAS = Record(

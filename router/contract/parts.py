@@ -10,6 +10,7 @@ from typing import Any
 
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
+from router.contract.limits import Limits
 from router.contract.quantities import quantity
 from router.contract.rules import NAME, Pattern, field_rules, freeze_fields, matching, ranged, refuse, rule
 
@@ -54,6 +55,7 @@ class EndpointExtras:
     mirror: tuple[MirrorTarget, ...] = ()
     """Any number of targets, any fraction; instead of (not beside) `mirror_traffic`."""
     stickiness: Stickiness | None = None
+    limits: Limits | None = None
     hosts: tuple[str, ...] = ()
     """Host names, in lower case and without port, that lead to this endpoint besides `<endpoint>.<domain>`."""
 

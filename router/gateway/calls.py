@@ -81,6 +81,11 @@ def refused(refusal: Refusal, message: str, raw: bytes) -> Call:
     return Call(b"HEAD" if raw.startswith(b"HEAD ") else b"GET").refuse(refusal, message)
 
 
+def too_large(endpoint: Endpoint) -> str:
+    """What the caller of a body beyond the endpoint's limit is told."""
+    return f"the request's body is larger than {endpoint.max_body} bytes"
+
+
 def judge(raw: bytes, table: Table[Endpoint]) -> Call:
     """The call that the head `raw` (with its closing empty line) makes."""
     head = RequestHead()
@@ -165,6 +170,8 @@ class Calls:
         beside = base.beside
         if beside is None or not beside.isdisjoint(names) or (len(names) > 1 and len(set(names)) < len(names)):
             return None
+        if base.endpoint is not None and length > base.endpoint.max_body:
+            return refused(Refusal.BODY_TOO_LARGE, too_large(base.endpoint), lines[0]), length, b""
         return base, base.length if length < 0 else length, b"".join((base.after_peer[:-2], end, b"\r\n"))
 
     def _base(self, lines: bytes, table: Table[Endpoint]) -> Call:
@@ -201,6 +208,8 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
         text = "the Authorization header must be 'Bearer' and one of the endpoint's keys"
         return call.refuse(Refusal.UNAUTHORISED, text)
     call.profile = profile_of(call.method, call.path, head, AUTH_KEY)
+    if call.length > endpoint.max_body:
+        return call.refuse(Refusal.BODY_TOO_LARGE, too_large(endpoint))
     call.deployment = head.deployment.decode("latin-1") if head.deployment is not None else None
     call.beside = head.stands_beside()
     call.before_id, call.before_peer, call.after_peer = head.for_replica(call.method, call.path)

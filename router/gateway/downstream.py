@@ -13,21 +13,18 @@ import struct
 import time
 from typing import TYPE_CHECKING, cast
 
-from router.gateway.calls import refused
-from router.gateway.exchange import Exchange
+from router.gateway.calls import refused, too_large
+from router.gateway.exchange import ANSWERING, Exchange
 from router.gateway.leaving import Watch
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
 from router.policy.chunked import BadChunk, Decoder
+from router.policy.pacing import Pace
 
 if TYPE_CHECKING:
     from router.gateway.state import State
 
-_HEAD, _LENGTH, _CHUNKED, _WAIT, _DISCARD = range(5)
-_IDLE_NS = 75_000_000_000
-"""Between two requests of a connection."""
-_HEAD_NS = 30_000_000_000
-"""From the first byte of a head to its last."""
+_HEAD, _LENGTH, _CHUNKED, _WAIT, _DISCARD, _UNWELCOME = range(6)
 _LINGER_NS = 2_000_000_000
 """After an answer to a request that had not wholly come: time for the caller to read it before the connection ends."""
 _LINGER_BYTES = 16 << 20
@@ -40,8 +37,8 @@ class Downstream:
     """One caller's connection; a protocol by its methods alone, so that it can be compiled."""
 
     __slots__ = (
-        "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_read_paused", "_state",
-        "_watch", "deadline", "exchange", "paused", "paused_since", "peer", "quiet_since", "slot", "transport",
+        "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_pace", "_read_paused", "_state",
+        "_unsent", "_unwelcome", "_watch", "deadline", "exchange", "paused", "paused_since", "peer", "quiet_since", "slot", "transport",
     )  # fmt: skip
 
     def __init__(self, state: State) -> None:
@@ -54,6 +51,8 @@ class Downstream:
         self.paused = False
         """Whether the caller reads slower than the answer comes."""
         self.paused_since = 0
+        self._unsent = 0
+        """Bytes that waited for it then."""
         self._mode = _HEAD
         self._buffer = b""
         self._backlog = b""
@@ -67,6 +66,10 @@ class Downstream:
         self._ended = False
         """The caller sends nothing more."""
         self._watch: Watch | None = None
+        self._pace: Pace | None = None
+        """Of the body that is arriving."""
+        self._unwelcome: Refusal | None = None
+        """Why it may not stay."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
@@ -76,7 +79,19 @@ class Downstream:
         self._state.connections.add(self)
         self._state.counters.connections += 1
         self.quiet_since = time.monotonic_ns()
-        self._state.wheel.arm(self, self.quiet_since + _HEAD_NS)
+        self._state.wheel.arm(self, self.quiet_since + self._state.head_ns)
+        self._unwelcome = self._state.doors.enter(self.peer)
+        if self._unwelcome is not None:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """There are too many: it is told so once it asks for something, which it has to do soon."""
+        self._mode = _UNWELCOME
+        if self._state.doors.may_be_told():
+            self._state.wheel.arm(self, time.monotonic_ns() + _LINGER_NS)
+        else:
+            self._state.refusals.cut("connections", "more connections than can be told that there are too many")
+            self.transport.abort()
 
     # From the caller ------------------------------------------------------------------------------------------------
 
@@ -100,8 +115,11 @@ class Downstream:
             self._chunked(data)
         elif mode == _WAIT:
             self._keep(data)
-        else:
+        elif mode == _DISCARD:
             self._discard(data)
+        else:
+            assert self._unwelcome is not None
+            self._refuse(self._unwelcome, "there are too many connections", data)
 
     def _more_of_a_head(self, data: bytes) -> None:
         """Behind what has been looked at before: only once per byte, or a head in many pieces would cost its square."""
@@ -125,7 +143,7 @@ class Downstream:
         else:
             if not self._head_since:
                 self._head_since = time.monotonic_ns()
-                self._state.wheel.arm(self, self._head_since + _HEAD_NS)
+                self._state.wheel.arm(self, self._head_since + self._state.head_ns)
             self._buffer = data
 
     def _skip_empty_lines(self, data: bytes) -> None:
@@ -145,6 +163,10 @@ class Downstream:
             length, after_peer = call.length, call.after_peer
         elif end > state.settings.max_head_bytes:
             self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
+            return
+        elif raw.count(b"\r\n") - 2 > state.settings.max_header_fields:
+            text = f"more than {state.settings.max_header_fields} header fields"
+            self._refuse(Refusal.TOO_MANY_FIELDS, text, data)
             return
         else:
             call, length, after_peer = state.calls.find(raw, state.table)
@@ -171,6 +193,7 @@ class Downstream:
         else:
             self._mode = _LENGTH
             self._left = length - have
+            self._pace = self._new_pace(exchange.arrival, have)
             exchange.first_body([data[end:]] if have else [], have, complete=False)
         exchange.start()
 
@@ -183,11 +206,15 @@ class Downstream:
             exchange.keep_alive = False
             exchange.refuse(Refusal.BAD_REQUEST, f"malformed body: {error}")
             return
+        size = sum(map(len, pieces))
         if decoder.done:
             self._mode = _WAIT
             self._backlog = rest
-        exchange.first_body(pieces, sum(map(len, pieces)), complete=decoder.done)
-        exchange.start()
+        else:
+            self._pace = self._new_pace(exchange.arrival, size)
+        exchange.first_body(pieces, size, complete=decoder.done)
+        if not self._outgrows(exchange):
+            exchange.start()
 
     def _length(self, data: bytes) -> None:
         exchange = self.exchange
@@ -200,7 +227,9 @@ class Downstream:
         if not self._left:
             self._mode = _WAIT
         exchange.body([data])
-        if self._mode == _WAIT and self.exchange is exchange:
+        if self._mode == _LENGTH and self._dawdles(time.monotonic_ns()):
+            self._refuse_slow_body()
+        elif self._mode == _WAIT and self.exchange is exchange:
             exchange.body_complete()
 
     def _chunked(self, data: bytes) -> None:
@@ -218,15 +247,53 @@ class Downstream:
             return
         if pieces:
             exchange.body(pieces)
+            if self.exchange is exchange and self._outgrows(exchange):
+                return
         if decoder.done and self.exchange is exchange:
             self._mode = _WAIT
             self._backlog = rest
             exchange.body_complete()
+        elif self._mode == _CHUNKED and self._dawdles(time.monotonic_ns()):
+            self._refuse_slow_body()
+
+    def _outgrows(self, exchange: Exchange) -> bool:
+        """Whether a body without a length has become larger than its endpoint lets it; then the request has ended."""
+        endpoint = exchange.endpoint
+        if endpoint is None or exchange.received <= endpoint.max_body:
+            return False
+        exchange.keep_alive = False
+        if exchange.first_byte:
+            self._state.refusals.cut("large_body", "a body outgrew its endpoint's limit while its answer streamed")
+            exchange.abandon()
+        else:
+            exchange.refuse(Refusal.BODY_TOO_LARGE, too_large(endpoint))
+        return True
+
+    def _new_pace(self, now: int, received: int) -> Pace | None:
+        settings = self._state.settings
+        least = int(settings.min_rate_bytes * settings.body_seconds)
+        return Pace(least, int(settings.body_seconds * 1e9), now, received) if least else None
+
+    def _dawdles(self, now: int) -> bool:
+        """Whether the body comes too slowly. What is not read cannot come, and an answer that has begun has its own bound."""
+        exchange, pace = self.exchange, self._pace
+        if exchange is None or pace is None or exchange.stage >= ANSWERING:
+            return False
+        if self._read_paused:
+            pace.restart(now, exchange.received)
+            return False
+        return pace.is_slow(now, exchange.received)
+
+    def _refuse_slow_body(self) -> None:
+        assert self.exchange is not None
+        rate = self._state.settings.min_rate_bytes
+        self.exchange.refuse(Refusal.SLOW_BODY, f"the request's body comes with less than {rate} bytes per second")
 
     def _keep(self, data: bytes) -> None:
         """Of the next request, while this one is not over."""
         self._backlog += data
-        if len(self._backlog) > _BACKLOG_BYTES:
+        backlog = self._backlog
+        if len(backlog) > _BACKLOG_BYTES or backlog.count(b"\r\n\r\n") > self._state.settings.max_pipelined:
             self._pause_reading()
 
     def _discard(self, data: bytes) -> None:
@@ -252,30 +319,46 @@ class Downstream:
             self.transport.abort()
         elif close or (self._ended and not self._backlog):
             self._end(now)
-        elif self._backlog:
+        elif self._backlog or self.paused:
             # Still waiting, so that bytes that come before its turn go behind the backlog.
             self._mode = _WAIT
-            self._state.loop.call_soon(self._next)
+            if self.paused:
+                self._wait_for_reader()
+            else:
+                self._state.loop.call_soon(self._next)
         else:
             self._mode = _HEAD
             self.quiet_since = now
-            self._state.wheel.arm(self, now + _IDLE_NS)
+            self._state.wheel.arm(self, now + self._state.idle_ns)
             if self._read_paused:
                 self._resume_reading()
 
+    def _wait_for_reader(self) -> None:
+        """Nothing new is begun for a caller that has not read its answers."""
+        self._pause_reading()
+        self._state.wheel.arm(self, self.paused_since + self._state.send_ns)
+
     def _next(self) -> None:
+        if self._mode != _WAIT or self.exchange is not None:
+            return
+        if self.paused:
+            self._wait_for_reader()
+            return
         data, self._backlog = self._backlog, b""
         if not self.transport.is_closing():
             self._mode = _HEAD
-            self._state.wheel.arm(self, time.monotonic_ns() + _IDLE_NS)
+            self.quiet_since = time.monotonic_ns()
+            self._state.wheel.arm(self, self.quiet_since + self._state.idle_ns)
             self._resume_reading()
-            self.data_received(data)
+            if data:
+                self.data_received(data)
             if self._ended:
                 self._no_more()
 
     def _end(self, now: int) -> None:
         """Close so that the last answer arrives, also where the caller still sends."""
         if self._ended or (self._mode == _WAIT and not self._backlog):
+            self._state.wheel.arm(self, now + self._state.send_ns)
             self.transport.close()
             return
         self._mode = _DISCARD
@@ -313,29 +396,60 @@ class Downstream:
         if self._read_paused and not self.transport.is_closing():
             self._read_paused = False
             self.transport.resume_reading()
+            if self._pace is not None and self.exchange is not None:
+                self._pace.restart(time.monotonic_ns(), self.exchange.received)
 
     def pause_writing(self) -> None:
         """The other end reads too slowly."""
         self.paused = True
         self.paused_since = time.monotonic_ns()
-        if self.exchange is not None and self.exchange.up is not None:
+        self._unsent = self.transport.get_write_buffer_size()
+        if self.exchange is None:
+            if self._mode == _HEAD:
+                self._backlog, self._buffer, self._mode = self._buffer, b"", _WAIT
+                self._head_since = 0
+                self._wait_for_reader()
+        elif self.exchange.up is not None:
             self.exchange.up.pause_reading()
 
     def resume_writing(self) -> None:
         """The other end has caught up."""
         self.paused = False
-        if self.exchange is not None and self.exchange.up is not None:
+        if self.exchange is None:
+            if self._mode == _WAIT:
+                self._state.loop.call_soon(self._next)
+        elif self.exchange.up is not None:
             self.exchange.up.resume_reading()
+
+    def reads_on(self, now: int) -> bool:
+        """Whether a caller that is behind still may take its time, or has taken enough meanwhile; then its deadline is set."""
+        state = self._state
+        if now - self.paused_since >= state.send_ns:
+            unsent = self.transport.get_write_buffer_size()
+            if self._unsent - unsent < max(1, int(state.settings.min_rate_bytes * state.settings.send_seconds)):
+                state.refusals.cut("slow_reader", "a caller did not take its answer")
+                return False
+            self.paused_since, self._unsent = now, unsent
+        state.wheel.arm(self, self.paused_since + state.send_ns)
+        return True
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it could send more."""
+        return not self._read_paused
 
     # The end --------------------------------------------------------------------------------------------------------
 
     def on_deadline(self, now: int) -> None:
         """Of whatever it was waiting for."""
         if self.exchange is not None:
-            self.exchange.on_deadline(now)
+            if self._mode in (_LENGTH, _CHUNKED) and self._dawdles(now):
+                self._refuse_slow_body()
+            else:
+                self.exchange.on_deadline(now)
         elif self._head_since:
             self._refuse(Refusal.SLOW_HEAD, "the request's head took too long", self._buffer)
-        else:
+        elif not (self.paused and self.reads_on(now)):
             self.transport.abort()
 
     def eof_received(self) -> bool:
@@ -374,6 +488,7 @@ class Downstream:
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """The connection is gone."""
         self._state.connections.discard(self)
+        self._state.doors.leave(self.peer, refused=self._unwelcome is not None)
         self._state.wheel.disarm(self)
         self._backlog = b""
         if self._watch is not None:

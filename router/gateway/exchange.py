@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from router.gateway.upstream import Upstream
 
 NEW, WAITING, CONNECTING, SENT, ANSWERING, DONE = range(6)
-_SLOW_CALLER_NS = 60_000_000_000
-"""A caller that takes nothing for this long is cut off; its silence is not the model's."""
 _MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
 _FROM_ZERO, _STREAMED, _RETRIED = int(Flag.FROM_ZERO), int(Flag.STREAMED), int(Flag.RETRIED)
 _OK, _MODEL_ERROR, _TIMEOUT = int(Outcome.OK), int(Outcome.MODEL_ERROR), int(Outcome.TIMEOUT)
@@ -44,10 +42,10 @@ class Exchange:
     """One request of one caller."""
 
     __slots__ = (
-        "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes", "_received",
+        "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes",
         "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
-        "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
+        "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
     )  # fmt: skip
 
     def __init__(self, state: State, down: Downstream, call: Call, after_peer: bytes) -> None:
@@ -80,7 +78,7 @@ class Exchange:
         self._pending: list[bytes] | None = []
         """The body so far, as payload, as long as the request could still be sent anew."""
         self._pending_bytes = 0
-        self._received = 0
+        self.received = 0
         self._sent = 0
         self._status = 0
         self._model_status = 0
@@ -155,11 +153,15 @@ class Exchange:
             lane.active = True
             self.fail_deployment()
         elif lane.admit(self) is Admission.REFUSE:
-            text = "too many requests wait for a first replica" if not lane.usable or lane.full() else (
-                f"more than {lane.allowed} requests are in flight or queued, which is 2 x "
-                "max_concurrent_requests_per_instance x instances"
-            )  # fmt: skip
-            self.refuse(Refusal.TOO_MANY, f"deployment {lane.name}: {text}")
+            self._turn_away(lane)
+
+    def _turn_away(self, lane: Lane) -> None:
+        if not lane.usable or lane.full():
+            text = f"deployment {lane.name}: too many requests wait for a first replica"
+            self.refuse(Refusal.TOO_MANY_HELD, text)
+            return
+        text = "requests are in flight or queued, which is 2 x max_concurrent_requests_per_instance x instances"
+        self.refuse(Refusal.TOO_MANY, f"deployment {lane.name}: more than {lane.allowed} {text}")
 
     def choose_again(self) -> None:
         """The deployment it waited for has lost its traffic."""
@@ -238,6 +240,8 @@ class Exchange:
         self.stage = SENT
         self.up = up
         up.carry(self)
+        if self.down.paused:
+            up.pause_reading()
         block = call.for_replica(self.request_id, self.down.peer, self._after_peer)
         if not self._sampled:
             self._sample(block)
@@ -255,7 +259,7 @@ class Exchange:
             if call.chunked:
                 up.transport.write(LAST)
         else:
-            if call.expects_continue and not self._received:
+            if call.expects_continue and not self.received:
                 self.down.transport.write(CONTINUE)
             if not up.paused:
                 self.down.resume_for_replica()
@@ -289,7 +293,7 @@ class Exchange:
 
     def first_body(self, pieces: list[bytes], size: int, *, complete: bool) -> None:
         """The part of the body that came with the head."""
-        self._received = size
+        self.received = size
         self._pending = pieces
         self._pending_bytes = size
         self.request_complete = complete
@@ -297,7 +301,7 @@ class Exchange:
     def body(self, pieces: list[bytes]) -> None:
         """More of the body."""
         size = sum(map(len, pieces))
-        self._received += size
+        self.received += size
         if self.stage >= SENT:
             self._pass_on(pieces, size)
             return
@@ -307,7 +311,7 @@ class Exchange:
         if self.stage == WAITING:
             self._state.held_bytes += size
             if self._state.held_bytes > HELD_TOTAL_BYTES:
-                self.refuse(Refusal.TOO_MANY, "the bodies of waiting requests fill the memory set aside for them")
+                self.refuse(Refusal.BODIES_FULL, "the bodies of waiting requests fill the memory set aside for them")
                 return
         if self._pending_bytes >= HELD_BODY_BYTES:
             self.down.pause_for_replica()
@@ -515,8 +519,7 @@ class Exchange:
                 text = f"deployment {lane.name}: waited longer than max_queue_wait_ms, {lane.wait_ns // 1_000_000} ms"
                 self.refuse(Refusal.QUEUE_TIMEOUT, text)
         elif self.stage == ANSWERING:
-            if self.down.paused and now - self.down.paused_since < _SLOW_CALLER_NS:
-                self._state.wheel.arm(self.down, self.down.paused_since + _SLOW_CALLER_NS)
+            if self.down.paused and self.down.reads_on(now):
                 return
             self._outcome = int(Outcome.CLIENT_ABORTED if self.down.paused else Outcome.TIMEOUT)
             self._cut()
@@ -526,6 +529,8 @@ class Exchange:
                 up.target.standing.unreachable()
                 up.transport.abort()  # and so it fails us
             self._await_head(self.deadline, now)
+        elif not self.request_complete and self.down.is_read:
+            self.refuse(Refusal.SLOW_BODY, f"no byte of the request's body came for {lane.timeout_ns / 1e9:.1f} s")
         else:
             text = f"deployment {lane.name}: no answer within request_timeout_ms, {lane.timeout_ns // 1_000_000} ms"
             self.refuse(Refusal.MODEL_TIMEOUT, text)
@@ -536,7 +541,7 @@ class Exchange:
         self._status = refusal.status
         self._outcome = int(refusal.outcome)
         self._refusal = refusal.code
-        self._state.counters.refused += 1
+        self._state.refusals.note(refusal, self.endpoint, message)
         close = self._closes()
         self._say(refusal, message, close=close)
         self._end(close=close)
@@ -620,7 +625,7 @@ class Exchange:
         if endpoint is not None:
             endpoint.ledger.add(
                 self.sequence, self.arrival, self._status, self._model_status, self._outcome, self._flags,
-                self._received, self._sent, self.dispatched, self.first_byte, now,
+                self.received, self._sent, self.dispatched, self.first_byte, now,
                 lane.name if lane is not None else "", target.id if target is not None else "", self.call.profile,
                 self.whole if self.request_complete else NOT_COME, self._refusal,
             )  # fmt: skip

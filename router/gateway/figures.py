@@ -9,18 +9,23 @@ from router.gateway.standing import Out
 from router.runtime.exposition import Family, single
 
 if TYPE_CHECKING:
+    from router.gateway.refusals import Refusals
     from router.gateway.routes import Endpoint
     from router.gateway.state import Counters
 
 _PREFIX = "tidegate_gateway"
 
 
-def families(counters: Counters, endpoints: Iterable[Endpoint]) -> Iterator[Family]:
-    """Of one worker since its start; `endpoints` as it routes them."""
+def families(counters: Counters, refusals: Refusals, endpoints: Iterable[Endpoint]) -> Iterator[Family]:
+    """Of one worker since its start; `endpoints` as it routes them, each once."""
     for name, words, value in (
         ("connections", "Connections of callers", counters.connections),
         ("requests", "Requests", counters.requests),
-        ("refused", "Requests answered in the gateway's own name with an error", counters.refused),
+        (
+            "refused",
+            "Requests answered in the gateway's own name with an error",
+            sum(refusals.counts.values()),
+        ),
         (
             "retried",
             "Requests sent again to another replica after they had been sent to one that died",
@@ -34,6 +39,7 @@ def families(counters: Counters, endpoints: Iterable[Endpoint]) -> Iterator[Fami
         ),
     ):
         yield single(f"{_PREFIX}_{name}_total", "counter", words, value)
+    yield from _refusals(refusals, endpoints)
     words = "Times a replica was left alone: unreachable (it refused a connection, or one died), erring (its answers)"
     counts = {Out.UNREACHABLE: counters.unreachable, Out.ERRING: counters.erring}
     yield Family(f"{_PREFIX}_ejections_total", "counter", words, [({"why": _why(why)}, n) for why, n in counts.items()])
@@ -49,3 +55,16 @@ def families(counters: Counters, endpoints: Iterable[Endpoint]) -> Iterator[Fami
 
 def _why(out: Out) -> str:
     return out.name.lower()
+
+
+def _refusals(refusals: Refusals, endpoints: Iterable[Endpoint]) -> Iterator[Family]:
+    """Codes are a fixed set, and of endpoints only those that exist and have refused something have series."""
+    words = "Requests answered in the gateway's own name with an error, by the answer's code"
+    by_code = [({"code": one.code}, float(n)) for one, n in refusals.counts.items()]
+    yield Family(f"{_PREFIX}_refusals_total", "counter", words, by_code)
+    of_each = {endpoint.name: endpoint.refusals for endpoint in endpoints}
+    both = [({"endpoint": name, "code": one.code}, float(n)) for name, of in of_each.items() for one, n in of.items()]
+    yield Family(f"{_PREFIX}_endpoint_refusals_total", "counter", f"{words}, of each endpoint", both)
+    words = "Connections of callers that were ended without an answer"
+    cuts = [({"why": why}, float(n)) for why, n in refusals.cuts.items()]
+    yield Family(f"{_PREFIX}_connections_cut_total", "counter", words, cuts)

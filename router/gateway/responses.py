@@ -18,7 +18,12 @@ class Refusal(enum.Enum):
 
     BAD_REQUEST = (400, "BadRequest", 0, Outcome.REFUSED)
     HEAD_TOO_LARGE = (431, "RequestHeaderFieldsTooLarge", 0, Outcome.REFUSED)
-    SLOW_HEAD = (408, "RequestTimeout", 0, Outcome.REFUSED)
+    TOO_MANY_FIELDS = (431, "TooManyHeaderFields", 0, Outcome.REFUSED)
+    SLOW_HEAD = (408, "RequestHeadTimeout", 0, Outcome.REFUSED)
+    BODY_TOO_LARGE = (413, "RequestBodyTooLarge", 0, Outcome.REFUSED)
+    SLOW_BODY = (408, "RequestBodyTimeout", 0, Outcome.REFUSED)
+    TOO_MANY_CONNECTIONS = (503, "TooManyConnections", 1, Outcome.REFUSED)
+    TOO_MANY_OF_CLIENT = (429, "TooManyConnectionsOfClient", 1, Outcome.REFUSED)
     EXPECTATION = (417, "ExpectationFailed", 0, Outcome.REFUSED)
     UPGRADE = (501, "UpgradeNotSupported", 0, Outcome.REFUSED)
     NO_ENDPOINT = (404, "EndpointNotFound", 0, Outcome.REFUSED)
@@ -26,6 +31,8 @@ class Refusal(enum.Enum):
     NO_TRAFFIC = (404, "NoDeploymentWithTraffic", 0, Outcome.REFUSED)
     UNAUTHORISED = (401, "Unauthorized", 0, Outcome.REFUSED)
     TOO_MANY = (429, "TooManyRequests", 1, Outcome.QUEUE_FULL)
+    TOO_MANY_HELD = (429, "TooManyWaiting", 5, Outcome.QUEUE_FULL)
+    BODIES_FULL = (429, "WaitingBodiesTooLarge", 1, Outcome.QUEUE_FULL)
     QUEUE_TIMEOUT = (429, "QueueTimeout", 1, Outcome.QUEUE_TIMEOUT)
     NO_REPLICA = (503, "NoReplicaReady", 5, Outcome.NO_REPLICA)
     DEPLOYMENT_FAILED = (503, "DeploymentFailed", 0, Outcome.NO_REPLICA)
@@ -41,7 +48,7 @@ class Refusal(enum.Enum):
 
     @property
     def code(self) -> str:
-        """The word that stands for it in the answer and in the request's record."""
+        """The stable word for it, as callers, records, metrics and log lines have it."""
         return self.value[1]
 
     @property

@@ -23,9 +23,11 @@ from router.policy.cohorts import Cohorts
 from router.policy.splitting import WHOLE, charge, choose, of_two
 
 if TYPE_CHECKING:
+    from router.gateway.responses import Refusal
     from router.gateway.state import State
 
 _LOG = logging.getLogger(__name__)
+NO_LIMIT = 1 << 62
 
 
 class Split:
@@ -84,8 +86,10 @@ class Endpoint:
         "lanes",
         "last_report_ns",
         "ledger",
+        "max_body",
         "mirrors",
         "name",
+        "refusals",
         "refuses",
         "replicas",
         "replicas_version",
@@ -110,6 +114,8 @@ class Endpoint:
         self._specs: dict[str, DeploymentSpec] = {}
         self.replicas: Mapping[str, DeploymentReplicas] = {}
         self.split = Split(state, ())
+        self.max_body = NO_LIMIT
+        """Bytes of one request's body."""
         self.stick: Stick | None = None
         """Where callers stay with one deployment."""
         self.mirrors: tuple[str, ...] = ()
@@ -117,6 +123,8 @@ class Endpoint:
         self._fractions: tuple[float, ...] = ()
         self._digests: tuple[bytes, ...] = ()
         self._closed = False
+        self.refusals: dict[Refusal, int] = {}
+        """How often what was refused, here."""
         self.refuses = ""
         """Why nobody can be let in at all."""
         self.window_start_ns = 0
@@ -142,6 +150,9 @@ class Endpoint:
         self.revision = event.revision
         self._digests = tuple(bytes.fromhex(one) for one in event.key_hashes)
         self.refuses = "" if spec.auth_mode is AuthMode.KEY else f"auth_mode {spec.auth_mode} is not supported"
+        limits = spec.extras.limits
+        own = limits.max_body_bytes if limits is not None else None
+        self.max_body = (self._state.settings.max_body_bytes if own is None else own) or NO_LIMIT
         self._renew_lanes(set(specs) | {name for name, weight in spec.traffic.items() if weight > 0})
         self._renew_split(spec, event.cohorts)
         self._renew_mirrors(spec)

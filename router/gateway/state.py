@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from router.gateway.calls import Calls
+from router.gateway.refusals import Refusals
 from router.gateway.responses import date_line
 from router.policy.matching import Table
 
 if TYPE_CHECKING:
     from router.gateway.board import Board
     from router.gateway.calls import Answer
+    from router.gateway.connections import Connections
     from router.gateway.doorbell import Doorbell
     from router.gateway.downstream import Downstream
     from router.gateway.routes import Endpoint
@@ -34,7 +36,6 @@ class Counters:
 
     connections: int = 0
     requests: int = 0
-    refused: int = 0
     retried: int = 0
     unreachable: int = 0
     erring: int = 0
@@ -61,6 +62,7 @@ class State:
         wheel: Wheel,
         doorbell: Doorbell,
         tee: Tee,
+        doors: Connections,
         chance: Callable[[], float],
         request_id_prefix: bytes,
         report_now: Callable[[Endpoint], None],
@@ -73,6 +75,7 @@ class State:
         self.wheel = wheel
         self.doorbell = doorbell
         self.tee = tee
+        self.doors = doors
         self.chance = chance
         self.report_now = report_now
         """Append the endpoint's demand at once: somebody waits and nothing is ready, or a drain has begun."""
@@ -83,11 +86,15 @@ class State:
         self.answers: dict[bytes, Answer] = {}
         self.connections: set[Downstream] = set()
         self.counters = Counters()
+        self.refusals = Refusals()
         self.sequence = 0
         self.ready = False
         self.stopping = False
         self.held_bytes = 0
         """Request bodies of waiting requests."""
+        self.idle_ns = int(settings.idle_seconds * 1e9)
+        self.head_ns = int(settings.header_seconds * 1e9)
+        self.send_ns = int(settings.send_seconds * 1e9)
         self.date = b""
         """The Date field of this second, with its line end."""
         self._second = 0

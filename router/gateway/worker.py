@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from router.gateway import downstream
 from router.gateway.board import Board
+from router.gateway.connections import Connections, most_connections
 from router.gateway.demand import Reporter
 from router.gateway.discovery import Discovery
 from router.gateway.doorbell import Doorbell
@@ -103,6 +104,7 @@ class _Worker:
             board=board,
             wheel=Wheel(loop),
             doorbell=Doorbell(settings.data.run, settings.worker, self._on_ring),
+            doors=Connections(most_connections(settings), settings.max_connections_per_client),
             tee=Tee(log, settings.data.mirror_socket, settings.mirror_budget_bytes),
             chance=random.random,
             request_id_prefix=f"{boot[:8]}-{boot[8:12]}-{boot[12:16]}-{boot[16:20]}-".encode(),
@@ -121,7 +123,7 @@ class _Worker:
         """What this worker counts about itself. Costs nothing before somebody asks."""
         return [
             *writer_families(self._log.dropped(), self._courier),
-            *families(self._state.counters, self._state.table.names.values()),
+            *families(self._state.counters, self._state.refusals, self._discovery.endpoints.values()),
         ]
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:

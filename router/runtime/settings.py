@@ -117,6 +117,26 @@ class GatewaySettings:
     """Longest wait for exchanges under way after SIGTERM."""
     max_head_bytes: int = 65536
     """Request line plus headers."""
+    max_header_fields: int = 100
+    """Of one request: Apache's and Envoy's default."""
+    max_body_bytes: int = 0
+    """Of one request, where its endpoint says nothing; 0 = any: bodies pass through, they do not fill memory."""
+    header_seconds: float = 30.0
+    """From the first byte of a head to its last, and from the connection to its first request."""
+    idle_seconds: float = 75.0
+    """Between two requests of a connection: longer than the 60 s of the common load balancers, so that they close first."""
+    send_seconds: float = 60.0
+    """A caller that reads slower than the answer comes has to take `min_rate_bytes` for each second of so long a time."""
+    body_seconds: float = 10.0
+    """A body has to bring `min_rate_bytes` for each second of so long a time, as long as the answer has not begun."""
+    min_rate_bytes: int = 500
+    """Per second, both ways; slower than any modem, faster than those that only want to hold a place. 0 = any."""
+    max_connections: int = 0
+    """Of this worker; 0 = as many as the process's descriptors are good for."""
+    max_connections_per_client: int = 0
+    """Of this worker, from one address or one /64 of IPv6; 0 = any: a load balancer is one client."""
+    max_pipelined: int = 64
+    """Requests that may wait behind one another on a connection before it is not read any more."""
     activation_seconds: float = 300.0
     """Longest time a request may wait for a replica when none is ready; also bounded by the client leaving."""
     max_waiting: int = 10_000

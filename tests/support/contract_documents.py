@@ -25,6 +25,7 @@ tidegate:
   stickiness:
     by: header
     name: x-customer
+  limits: {max_body_bytes: 1048576}
   hosts: [Fraud.example.com, fraud.internal]
 """
 

@@ -21,6 +21,7 @@ import h11
 
 from router.contract.events import DeploymentReplicas, EndpointReplicas, EndpointRevision, Phase, Replica, ReplicaState
 from router.gateway.board import Board
+from router.gateway.connections import Connections
 from router.gateway.doorbell import Doorbell
 from router.gateway.downstream import Downstream
 from router.gateway.routes import Endpoint
@@ -258,6 +259,7 @@ async def memory_gateway(folder: Path, *, open_to_all: bool = False) -> AsyncIte
         board=board,
         wheel=Wheel(loop),
         doorbell=Doorbell(data.run, 0, lambda: None),
+        doors=Connections(1000, 0),
         tee=Tee(log, data.mirror_socket, 0),
         chance=random.Random(1).random,
         request_id_prefix=b"00000000-0000-4000-8000-",

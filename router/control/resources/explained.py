@@ -39,6 +39,8 @@ ENDPOINT: Mapping[str, str] = {
     "tidegate.stickiness": "What keeps a caller on one deployment.",
     "tidegate.stickiness.by": "Which part of a request tells callers apart.",
     "tidegate.stickiness.name": "The header's or cookie's name; none for client.",
+    "tidegate.limits": "What all callers together may ask for, over the gateway workers of one machine.",
+    "tidegate.limits.max_body_bytes": "Of one request, instead of the gateway's own limit; 0 = any.",
     "tidegate.hosts": "Host names that lead to this endpoint besides <endpoint>.<domain>.",
 }
 

@@ -1,0 +1,77 @@
+"""Who may have a connection: so many in this worker, so many of one client.
+
+One more than that is told so (503, 429) when it asks something, and ends. Up to an eighth more are kept for that, for a
+moment; beyond them connections are reset. A worker that stopped accepting instead would leave callers waiting in the
+kernel's queue without a word, although another machine or worker may have room.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from router.gateway.responses import Refusal
+from router.policy.clients import client_of
+
+if TYPE_CHECKING:
+    from router.runtime.settings import GatewaySettings
+
+_SPARE_DESCRIPTORS = 128
+"""For the log, the board, the mirror and the libraries."""
+_TOLD_AT_LEAST = 16
+
+
+def most_connections(settings: GatewaySettings) -> int:
+    """What the settings say; else half of the descriptors the process may have, as each request needs one to a replica."""
+    if settings.max_connections:
+        return settings.max_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(_TOLD_AT_LEAST, (hard - _SPARE_DESCRIPTORS) // 2)
+
+
+class Connections:
+    """Counts of one worker."""
+
+    __slots__ = ("_by_client", "_most_of_client", "_most_told", "_told", "most", "open")
+
+    def __init__(self, most: int, most_of_client: int) -> None:
+        """At most `most` at once, and `most_of_client` (0 = any number) from one address, or one /64 of IPv6."""
+        self.most = most
+        self.open = 0
+        self._most_of_client = most_of_client
+        self._by_client: dict[str, int] = {}
+        self._told = 0
+        self._most_told = max(_TOLD_AT_LEAST, most // 8)
+
+    def enter(self, peer: bytes) -> Refusal | None:
+        """Count a new connection from the address `peer`; the reason if it may not stay."""
+        if self.open >= self.most:
+            self._told += 1
+            return Refusal.TOO_MANY_CONNECTIONS
+        if self._most_of_client:
+            client = client_of(peer.decode())
+            count = self._by_client.get(client, 0)
+            if count >= self._most_of_client:
+                self._told += 1
+                return Refusal.TOO_MANY_OF_CLIENT
+            self._by_client[client] = count + 1
+        self.open += 1
+        return None
+
+    def may_be_told(self) -> bool:
+        """Whether the one just refused may stay until it has been told."""
+        return self._told <= self._most_told
+
+    def leave(self, peer: bytes, *, refused: bool) -> None:
+        """It is gone."""
+        if refused:
+            self._told -= 1
+            return
+        self.open -= 1
+        if self._most_of_client:
+            client = client_of(peer.decode())
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]

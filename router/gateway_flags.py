@@ -1,0 +1,78 @@
+"""The flags of the gateway's own limits, for `tidegate gateway` and for `tidegate up`, and the settings they make. Wiring only.
+
+Defaults and reasons stand in `GatewaySettings`; a flag that is not given changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from router.runtime.settings import GatewaySettings
+
+
+def _at_least(low: float, kind: type[int | float]) -> Any:
+    def number(text: str) -> float:
+        found = kind(text)
+        if not low <= found < float("inf"):
+            raise argparse.ArgumentTypeError(f"at least {low:g}")
+        return found
+
+    return number
+
+
+_BYTES = {"k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def byte_count(text: str) -> int:
+    """Bytes as a whole number, or with k, m, g or t behind it for powers of 1024."""
+    digits, unit = text.strip().lower().removesuffix("b").removesuffix("i"), 0
+    if digits[-1:] in _BYTES:
+        digits, unit = digits[:-1], _BYTES[digits[-1]]
+    if not digits.isascii() or not digits.isdigit():
+        raise argparse.ArgumentTypeError(f"write bytes, such as 1048576 or 1m, not {text!r}")
+    return int(digits) << unit
+
+
+# flag → (setting, how it is read, what stands for the value, what it does)
+_FLAGS: dict[str, tuple[str, Any, str, str]] = {
+    "max-connections": ("max_connections", _at_least(0, int), "N", "of each worker; 0 = half of its descriptors"),
+    "max-connections-per-client": (
+        "max_connections_per_client", _at_least(0, int), "N", "of each worker, from one address or /64 of IPv6; 0 = any"
+    ),
+    "max-header-bytes": ("max_head_bytes", byte_count, "BYTES", "request line and headers"),
+    "max-headers": ("max_header_fields", _at_least(1, int), "N", "header fields of a request"),
+    "max-body-bytes": ("max_body_bytes", byte_count, "BYTES", "of a request, where its endpoint says nothing; 0 = any"),
+    "max-pipelined": ("max_pipelined", _at_least(1, int), "N", "requests that wait on a connection before it is not read"),
+    "header-seconds": ("header_seconds", _at_least(0.1, float), "S", "longest that a request's head may take"),
+    "idle-seconds": ("idle_seconds", _at_least(0.1, float), "S", "longest that a connection may be idle"),
+    "body-seconds": ("body_seconds", _at_least(0.1, float), "S", "over how long a body has to keep --min-rate"),
+    "send-seconds": ("send_seconds", _at_least(0.1, float), "S", "over how long a slow reader has to keep --min-rate"),
+    "min-rate": ("min_rate_bytes", byte_count, "BYTES", "per second, of bodies and of slow readers; 0 = any"),
+}  # fmt: skip
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    defaults = {one.name: one.default for one in fields(GatewaySettings)}
+    group = parser.add_argument_group("limits of the gateway (docs/gateway.md)")
+    for flag, (setting, read, stands, words) in _FLAGS.items():
+        group.add_argument(
+            f"--{flag}",
+            dest=setting,
+            type=read,
+            default=defaults[setting],
+            metavar=stands,
+            help=f"{words} (default: %(default)s)",
+        )
+
+
+def limit_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `GatewaySettings`."""
+    return {setting: getattr(flags, setting) for setting, *_ in _FLAGS.values()}
+
+
+def limits_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
+    """The words that give a worker the same limits."""
+    return tuple(f"--{flag}={getattr(flags, setting)}" for flag, (setting, *_) in _FLAGS.items())
