@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from router.contract.choosing import Affinity
 from router.contract.limits import Limits
 from router.contract.parts import (
     Build,
@@ -250,6 +251,16 @@ ENDPOINT_EXTRAS = Record(
     },
 )
 SLO = Record(Slo, {"latency_ms": Key(number, stand_in=1000.0), "percentile": Key(number)})
+AFFINITY = Record(
+    Affinity,
+    {
+        "by": Key(choice("header", "cookie", "client", "body"), stand_in="client"),
+        "name": Key(filled),
+        "json_field": Key(filled),
+        "prefix_bytes": Key(integer),
+        "bound": Key(number),
+    },
+)
 DEPLOYMENT_EXTRAS = Record(
     DeploymentExtras,
     {
@@ -262,6 +273,7 @@ DEPLOYMENT_EXTRAS = Record(
         "model_errors": Key(choice("map", "pass")),
         "drain_seconds": Key(number),
         "slow_start_seconds": Key(number),
+        "affinity": Key(AFFINITY),
     },
 )
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.contract.choosing import Affinity
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
 from router.contract.limits import Limits
@@ -51,7 +52,7 @@ from router.contract.rules import (
 from router.contract.scaling import DefaultScale, TargetUtilization
 
 __all__ = [
-    "NAME_LENGTH", "NAME_PATTERN", "RUNTIME_FIELDS", "AuthMode", "CodeConfiguration", "DefaultScale",
+    "NAME_LENGTH", "NAME_PATTERN", "RUNTIME_FIELDS", "Affinity", "AuthMode", "CodeConfiguration", "DefaultScale",
     "DeploymentExtras", "DeploymentSpec", "EndpointExtras", "EndpointSpec", "Environment", "Identity",
     "InferenceConfig", "Kind", "Limits", "MirrorTarget", "Model", "Probe", "RequestSettings", "Resources", "Route", "Slo",
     "Stickiness", "TargetUtilization", "check_name", "check_range", "template_hash",

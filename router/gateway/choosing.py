@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from router.gateway.affinity import Nearness
 from router.gateway.records import unix_ns
 from router.gateway.timers import NEVER
+from router.policy.balancing import least_loaded
 from router.policy.warming import STEPS, lighter, shares, totals, two_by_share
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def chooser_for(state: State, lane: Lane, extras: DeploymentExtras) -> Chooser | None:
     """What `extras` wish for; None where that is nothing."""
-    if not extras.slow_start_seconds:
+    if not extras.slow_start_seconds and extras.affinity is None:
         return None
     chooser = Chooser(state, lane, extras)
     chooser.renew(lane.chooser)
@@ -33,26 +35,46 @@ def chooser_for(state: State, lane: Lane, extras: DeploymentExtras) -> Chooser |
 class Chooser:
     """The wishes of one deployment, for one lane."""
 
-    __slots__ = ("_lane", "_state", "_warmth")
+    __slots__ = ("_lane", "_nearness", "_state", "_warmth")
 
     def __init__(self, state: State, lane: Lane, extras: DeploymentExtras) -> None:
         self._state = state
         self._lane = lane
         self._warmth = Warmth(extras.slow_start_seconds)
+        self._nearness = Nearness(lane, extras.affinity) if extras.affinity is not None else None
 
     def renew(self, before: Chooser | None) -> None:
         """Take the lane's present replicas, and what is known about them from the chooser `before`."""
-        self._warmth.renew(self._lane.ready, before._warmth if before is not None else None)
+        ready = self._lane.ready
+        self._warmth.renew(ready, before._warmth if before is not None else None)
+        if self._nearness is not None:
+            self._nearness.renew(ready, before._nearness if before is not None else None)
 
-    def claim(self, exchange: Exchange) -> Target | None:  # noqa: ARG002 -- what suits it is still to come
+    def lacks(self, exchange: Exchange) -> bool:
+        """Whether it takes more of the request's body to know where it belongs."""
+        return self._nearness is not None and self._nearness.lacks(exchange)
+
+    def claim(self, exchange: Exchange) -> Target | None:
         """A place for `exchange`; None where every replica is full."""
-        lane = self._lane
+        lane, nearness = self._lane, self._nearness
         usable = lane.usable
-        if len(usable) > 1 and self._warmth.is_uneven(usable):
-            target = self._by_share(usable)
-            if target is not None:
-                return target
-        return lane.claim()
+        if len(usable) < 2:
+            return lane.claim()
+        uneven = self._warmth.is_uneven(usable)
+        key = nearness.key(exchange) if nearness is not None else b""
+        if nearness is not None and key:
+            target = nearness.claim(key, self._warmth.share_of if uneven else None)
+            return target if target is not None else self._least_loaded(usable)
+        target = self._by_share(usable) if uneven else None
+        target = target if target is not None else lane.claim()
+        if nearness is not None and target is not None:
+            exchange.add_cookie(nearness.cookie(target, exchange.request_id))
+        return target
+
+    def _least_loaded(self, usable: list[Target]) -> Target | None:
+        """Its load is never above the mean, so it is within any bound."""
+        best = least_loaded([target.load() for target in usable], self._lane.concurrency)
+        return usable[best] if best is not None and usable[best].claim(self._lane.concurrency) else None
 
     def _by_share(self, usable: list[Target]) -> Target | None:
         """A place at one of two drawn by their shares."""
@@ -69,7 +91,7 @@ class Chooser:
 class Warmth:
     """The shares of a lane's replicas as they grow (`policy.warming`)."""
 
-    __slots__ = ("_known", "_seen", "_until", "_window_ns", "shares", "sums", "uneven")
+    __slots__ = ("_known", "_seen", "_until", "_window_ns", "share_of", "shares", "sums", "uneven")
 
     def __init__(self, window_seconds: float) -> None:
         self._window_ns = int(window_seconds * 1e9)
@@ -80,6 +102,8 @@ class Warmth:
         self.uneven = False
         self.shares: list[float] = []
         self.sums: list[float] = []
+        self.share_of: dict[str, float] = {}
+        """By replica; true where they are uneven."""
 
     def renew(self, ready: list[Target], before: Warmth | None) -> None:
         """These are ready now. One whose age nobody says, or says by a clock ahead of ours, is new when it is first seen."""
@@ -107,5 +131,6 @@ class Warmth:
         self.shares = shares(ages, self._window_ns / 1e9)
         self.sums = totals(self.shares)
         self.uneven = min(self.shares) < 1
+        self.share_of = {target.id: share for target, share in zip(usable, self.shares, strict=True)}
         self._seen = usable
         self._until = now + self._window_ns // STEPS if self.uneven else NEVER

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from router.contract.events import Flag, Outcome
 from router.contract.tee import Kind
+from router.gateway.affinity import WAIT_NS
 from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from router.gateway.lane import Lane
     from router.gateway.routes import Endpoint
     from router.gateway.state import State
+    from router.gateway.sticking import Telling
     from router.gateway.target import Target
     from router.gateway.tee import Shadow
     from router.gateway.upstream import Upstream
@@ -148,6 +150,37 @@ class Exchange:
 
     def _enter(self, lane: Lane) -> None:
         self.lane = lane
+        if lane.chooser is not None and lane.chooser.lacks(self):
+            self._state.wheel.arm(self.down, self.arrival + WAIT_NS)
+        else:
+            self._let_in(lane)
+
+    def _told_more(self, *, enough: bool) -> None:
+        """More of the body has come, or time has passed, while it was unclear where the request belongs."""
+        lane, endpoint = self.lane, self.endpoint
+        assert lane is not None
+        assert endpoint is not None
+        if endpoint.lanes.get(lane.name) is not lane:
+            self.lane = None
+            self._choose(endpoint)
+        elif enough or lane.chooser is None or not lane.chooser.lacks(self):
+            self._let_in(lane)
+
+    def told_by(self, telling: Telling) -> bytes:
+        """What tells its caller from others; empty where nothing does."""
+        return telling.caller(self.call, self._after_peer, self.down.peer)
+
+    def begun(self) -> bytes:
+        """What has come of the body, as long as it could still be sent anew."""
+        pieces = self._pending or ()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def add_cookie(self, field: bytes) -> None:
+        """Let the answer set a cookie, unless it sets one of that name."""
+        if field and field.partition(b"=")[0] not in self._cookie:
+            self._cookie += field
+
+    def _let_in(self, lane: Lane) -> None:
         if lane.failed and not lane.usable:
             lane.arrivals += 1
             lane.active = True
@@ -313,7 +346,9 @@ class Exchange:
             if self._state.held_bytes > HELD_TOTAL_BYTES:
                 self.refuse(Refusal.BODIES_FULL, "the bodies of waiting requests fill the memory set aside for them")
                 return
-        if self._pending_bytes >= HELD_BODY_BYTES:
+        if self.stage == NEW:
+            self._told_more(enough=False)
+        elif self._pending_bytes >= HELD_BODY_BYTES:
             self.down.pause_for_replica()
 
     def _pass_on(self, pieces: list[bytes], size: int) -> None:
@@ -343,7 +378,9 @@ class Exchange:
         """The body's last byte has come."""
         self.request_complete = True
         self.whole = time.monotonic_ns()
-        if self.stage >= SENT:
+        if self.stage == NEW:
+            self._told_more(enough=True)
+        elif self.stage >= SENT:
             if self.call.chunked and self.up is not None:
                 self.up.transport.write(LAST)
             if self._shadow is not None:
@@ -509,7 +546,9 @@ class Exchange:
         """Waited, or been silent, for too long."""
         lane = self.lane
         assert lane is not None
-        if self.stage == WAITING:
+        if self.stage == NEW:
+            self._told_more(enough=True)
+        elif self.stage == WAITING:
             if self.held or not lane.usable:
                 seconds = (now - self.arrival) / 1e9
                 what = "free" if lane.usable else "ready"

@@ -284,6 +284,11 @@ class Lane:
                 self.pump()
         return decision
 
+    def present_everywhere(self) -> int:
+        """In flight plus queued in all workers, without those that are or were held."""
+        cells = self._state.board.cells
+        return self.present + sum([cells[other] for other in self._present_others])
+
     def full(self) -> bool:
         """Whether nobody more may be held."""
         return self.held >= self._state.settings.max_waiting

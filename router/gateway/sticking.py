@@ -1,4 +1,4 @@
-"""Callers that stay with one deployment: what tells them apart in a request, and whose hundredth of the callers they are.
+"""What tells callers apart in a request; and callers that stay with one deployment: whose hundredth of the callers they are.
 
 Who cannot be told apart goes by the exact split. Where a cookie tells callers apart, those without one are split exactly
 too and get a cookie that keeps them where they came.
@@ -20,18 +20,44 @@ if TYPE_CHECKING:
 _ATTRIBUTES = b"; Path=/; HttpOnly; SameSite=Lax\r\n"
 
 
+class Telling:
+    """What tells callers apart: a header, a cookie, or the address that they come from."""
+
+    __slots__ = ("_field", "_name", "_value", "by")
+
+    def __init__(self, by: str, name: str) -> None:
+        self.by = by
+        self._name = name.encode()
+        field = b"cookie" if by == "cookie" else self._name
+        self._field = re.compile(rb"\r\n" + re.escape(field) + rb":[ \t]*([^\r]*)", re.IGNORECASE)
+        self._value = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._name) + rb"=([^;]*)")
+
+    def caller(self, call: Call, after_peer: bytes, peer: bytes) -> bytes:
+        """Whoever makes `call` from the address `peer`; empty: nobody can tell."""
+        if self.by == "client":
+            return peer
+        found = self._field.findall(call.for_replica(b"", b"", after_peer))
+        if self.by != "cookie":
+            return b", ".join(found)
+        for line in found:
+            value = self._value.search(line)
+            if value is not None:
+                return value[1].strip()
+        return b""
+
+    def cookie(self, value: bytes) -> bytes:
+        """The field of an answer that lets its caller be told from others by `value`."""
+        return b"set-cookie: " + self._name + b"=" + value + _ATTRIBUTES
+
+
 class Stick:
     """How one endpoint keeps callers together."""
 
-    __slots__ = ("_by", "_endpoint", "_field", "_lanes", "_name", "_value")
+    __slots__ = ("_endpoint", "_lanes", "_telling")
 
     def __init__(self, endpoint: str, rule: Stickiness, cohorts: Cohorts, lanes: Mapping[str, Lane]) -> None:
         self._endpoint = endpoint
-        self._by = rule.by
-        self._name = rule.name.encode()
-        field = b"cookie" if rule.by == "cookie" else self._name
-        self._field = re.compile(rb"\r\n" + re.escape(field) + rb":[ \t]*([^\r]*)", re.IGNORECASE)
-        self._value = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._name) + rb"=([^;]*)")
+        self._telling = Telling(rule.by, rule.name)
         self._lanes: list[Lane | None] = [None] * PARTS
         for name, parts in cohorts.items():
             lane = lanes.get(name)
@@ -41,24 +67,14 @@ class Stick:
 
     def lane_of(self, call: Call, after_peer: bytes, peer: bytes) -> Lane | None:
         """The deployment of whoever makes `call` from the address `peer`; None: split it."""
-        caller = peer if self._by == "client" else self._caller(call, after_peer)
+        caller = self._telling.caller(call, after_peer, peer)
         return self._lanes[part_of(self._endpoint, caller)] if caller else None
 
     def cookie(self, lane: Lane, request_id: bytes) -> bytes:
         """The field of the answer that keeps a caller who had no cookie at `lane`; empty where nothing does."""
-        if self._by != "cookie" or lane not in self._lanes:
+        if self._telling.by != "cookie" or lane not in self._lanes:
             return b""
         number = 0  # a value is as good as another: the first whose hundredth is the deployment's
         while self._lanes[part_of(self._endpoint, value := b"%b-%d" % (request_id, number))] is not lane:
             number += 1
-        return b"set-cookie: " + self._name + b"=" + value + _ATTRIBUTES
-
-    def _caller(self, call: Call, after_peer: bytes) -> bytes:
-        found = self._field.findall(call.for_replica(b"", b"", after_peer))
-        if self._by != "cookie":
-            return b", ".join(found)
-        for line in found:
-            value = self._value.search(line)
-            if value is not None:
-                return value[1].strip()
-        return b""
+        return self._telling.cookie(value)

@@ -168,6 +168,8 @@ REFUSED = [
     (deployment(environment_variables={"A=B": "1"}), ["have no ="]),
     (deployment(code_configuration={"code": "asset:x", "scoring_script": "../x.py"}), ["a file inside the code folder"]),
     (deployment(tidegate={"backend": "lokal"}), ["spec.tidegate.backend", '"lokal"', '"kubernetes"']),
+    (deployment(tidegate={"affinity": {"by": "header"}}), ["the header's or cookie's name"]),
+    (deployment(tidegate={"affinity": {"by": "client", "prefix_bytes": 9}}), ["only with `by: body`"]),
     (deployment(tidegate={"min_instances": 3}), ["tidegate.min_instances must be at most instance_count"]),
     (deployment(type="kubernetes", egress_public_network_access="enabled"), ["only for managed"]),
 ]  # fmt: skip

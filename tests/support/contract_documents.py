@@ -123,6 +123,7 @@ tidegate:
   model_errors: pass
   drain_seconds: 30
   slow_start_seconds: 45
+  affinity: {by: body, json_field: prompt, prefix_bytes: 512, bound: 1.5}
 """
 
 KUBERNETES_DEPLOYMENT = """\

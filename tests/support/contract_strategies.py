@@ -96,6 +96,10 @@ DEPLOYMENT_EXTRAS = some(
     idle_seconds=SECONDS, slo=st.fixed_dictionaries({"latency_ms": SECONDS}, optional={"percentile": st.just(95)}),
     command=st.lists(TEXT, max_size=3), model_errors=st.sampled_from(["map", "pass"]), drain_seconds=st.integers(0, 99),
     slow_start_seconds=st.sampled_from([0, 0.5, 30]),
+    affinity=st.sampled_from([
+        {"by": "client"}, {"by": "cookie", "name": "c", "bound": 2}, {"by": "body"},
+        {"by": "body", "json_field": "prompt", "prefix_bytes": 9},
+    ]),
 )  # fmt: skip
 
 
@@ -243,5 +247,6 @@ DEPLOYMENT_SPECS = st.builds(
         command=st.lists(TEXT, max_size=2).map(tuple),
         model_errors=st.sampled_from(["map", "pass"]),
         slow_start_seconds=st.sampled_from([0, 0.5, 30]),
+        affinity=st.sampled_from([None, specs.Affinity("client"), specs.Affinity("body", prefix_bytes=9, bound=3.5)]),
     ),
 )

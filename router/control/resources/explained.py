@@ -146,6 +146,12 @@ DEPLOYMENT: Mapping[str, str] = {
     "tidegate.model_errors": "map: a model's own error answers 424. pass: it is passed on.",
     "tidegate.drain_seconds": "Longest wait for a replica's last request before it is removed.",
     "tidegate.slow_start_seconds": "For how long the share of a new replica grows; 0: it has all of it at once.",
+    "tidegate.affinity": "What brings a request to the replica that had its like before.",
+    "tidegate.affinity.by": "Which part of a request tells them apart.",
+    "tidegate.affinity.name": "The header's or cookie's name; none with client or body.",
+    "tidegate.affinity.json_field": "With body: the key whose value tells requests apart, such as prompt.",
+    "tidegate.affinity.prefix_bytes": "With body: how much of it is looked at; 256 where nothing is said.",
+    "tidegate.affinity.bound": "No replica takes a request beyond so many times the mean of requests in flight.",
 }
 
 

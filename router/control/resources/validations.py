@@ -199,6 +199,16 @@ DEPLOYMENT: tuple[Rule, ...] = (
         " == 0))",
         _NEEDED,
     ),
+    Rule(
+        "spec.tidegate.affinity",
+        "(self.by == 'header' || self.by == 'cookie') == has(self.name)",
+        "name: the header's or cookie's name; none with client or body",
+    ),
+    Rule(
+        "spec.tidegate.affinity",
+        "self.by == 'body' || (!has(self.json_field) && !has(self.prefix_bytes))",
+        "json_field and prefix_bytes: only with `by: body`",
+    ),
     Rule("spec.resources", "!has(self.requests) || !('nvidia.com/gpu' in self.requests)", _GPU),
 )  # fmt: skip
 

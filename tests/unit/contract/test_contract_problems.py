@@ -170,6 +170,12 @@ def test_a_suggestion_is_written_as_it_would_be_typed() -> None:
         (DEPLOYMENT + "tidegate:\n  command: python", 4, "tidegate.command", None),
         (DEPLOYMENT + "tidegate:\n  model_errors: map_all", 4, "tidegate.model_errors", "map"),
         (DEPLOYMENT + "tidegate:\n  slow_start_seconds: -1", 4, "tidegate.slow_start_seconds", None),
+        (DEPLOYMENT + "tidegate:\n  affinity: {by: bodi}", 4, "tidegate.affinity.by", "body"),
+        (DEPLOYMENT + "tidegate:\n  affinity: {by: cookie}", 4, "tidegate.affinity.name", None),
+        (DEPLOYMENT + "tidegate:\n  affinity: {by: client, json_field: a}", 4, "tidegate.affinity.json_field", None),
+        (DEPLOYMENT + "tidegate:\n  affinity: {by: client, prefix_bytes: 9}", 4, "tidegate.affinity.prefix_bytes", None),
+        (DEPLOYMENT + "tidegate:\n  affinity: {by: body, json_field: a/b}", 4, "tidegate.affinity.json_field", None),
+        (DEPLOYMENT + "tidegate:\n  affinity: {by: body, bound: 1}", 4, "tidegate.affinity.bound", None),
     ],
 )  # fmt: skip
 def test_one_mistake_in_a_deployment_is_one_problem_at_its_line(
