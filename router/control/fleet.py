@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +31,14 @@ from router.contract.events import (
 from router.contract.handover import Handed
 from router.control.counting import CountedOnce
 from router.control.rates import Demand, View
-from router.control.traffic import TrafficCounts
+from router.control.traffic import OVERFLOW, TrafficCounts
 from router.runtime.log.base import Log, Message, Reader, ReaderStats
 
 _log = logging.getLogger(__name__)
 Target = tuple[str, str]
 """(endpoint, deployment), both canonical."""
 MAX_TARGETS = 20_000
-"""Deployments with counts in memory; what the log says of more is not counted."""
+"""Deployments with counts in memory; what the log says of more is counted together, as `OVERFLOW`."""
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ class Fleet:
     def forget(self, existing: set[Target]) -> None:
         """Drop the counts of deployments that are no longer there."""
         for counts in (self.live, self.shadows, self.decisions):
-            for gone in counts.keys() - existing:
+            for gone in counts.keys() - existing - {OVERFLOW}:
                 del counts[gone]
         self.traffic.forget(existing | {(endpoint, "") for endpoint, _ in existing})
 
@@ -187,22 +188,25 @@ class Fleet:
 
     def _fold_demand(self, writer: str, report: DemandReport) -> None:
         for row in report.rows:
-            target = (report.endpoint, row.deployment)
-            if not (row.shadow or report.shadow) and self._counted(target, self.live):
-                self.live.setdefault(target, Demand()).fold(writer, report.start_ns, report.end_ns, row)
+            if row.shadow or report.shadow:
+                continue
+            target = _place((report.endpoint, row.deployment), self.live)
+            if target is OVERFLOW:  # gauges of many reporters' deployments cannot be told apart there
+                row = dataclasses.replace(row, in_flight=0, queued=0)  # noqa: PLW2901
+            self.live.setdefault(target, Demand()).fold(writer, report.start_ns, report.end_ns, row)
 
     def _fold_shadow(self, event: ShadowComparison) -> None:
-        target = (event.endpoint, event.candidate)
-        if self._counted(target, self.shadows):
-            counts = self.shadows.setdefault(target, ShadowCounts())
-            counts.dropped += event.count if event.dropped else 0
-            counts.compared += 0 if event.dropped else event.count
-            counts.equal += event.count if event.equal and not event.dropped else 0
+        target = _place((event.endpoint, event.candidate), self.shadows)
+        counts = self.shadows.setdefault(target, ShadowCounts())
+        counts.dropped += event.count if event.dropped else 0
+        counts.compared += 0 if event.dropped else event.count
+        counts.equal += event.count if event.equal and not event.dropped else 0
 
     def _fold_decision(self, event: Decision) -> None:
-        target = (event.endpoint, event.deployment)
-        if self._counted(target, self.decisions):
-            self.decisions[target] = self.decisions.get(target, 0) + 1
+        target = _place((event.endpoint, event.deployment), self.decisions)
+        self.decisions[target] = self.decisions.get(target, 0) + 1
 
-    def _counted(self, target: Target, counts: Mapping[Target, object]) -> bool:
-        return target in counts or len(counts) < MAX_TARGETS
+
+def _place(target: Target, counts: Mapping[Target, object]) -> Target:
+    """Under which target it is counted."""
+    return target if target in counts or len(counts) < MAX_TARGETS else OVERFLOW

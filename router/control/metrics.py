@@ -14,6 +14,7 @@ from router.control.content import Standing
 from router.control.fleet import Fleet, replica_counts
 from router.control.gathering import merged, without_dropped
 from router.control.rates import Demand, Totals
+from router.control.traffic import OVERFLOW, Traffic
 from router.control.views import mirror_percents
 from router.runtime.log.base import Health
 from router.runtime.log.spool_link import STATES
@@ -73,13 +74,14 @@ class _Snapshot(Collector):
         self._now_ns = now_ns
         self._health = health
         self._targets = [(one.endpoint, name) for one in standings for name in sorted(one.content.deployments)]
+        self._counted = [*self._targets, *([OVERFLOW] if OVERFLOW in fleet.live else [])]
 
     def collect(self) -> Iterable[Metric]:
         """Every family."""
         yield from self._specs()
         yield from self._replicas()
         yield from self._counts()
-        yield self._latency()
+        yield from self._times()
         yield from self._gauges()
         yield self._shadows()
         yield from self._traffic()
@@ -115,7 +117,7 @@ class _Snapshot(Collector):
 
     def _totals(self) -> list[tuple[tuple[str, str], Totals]]:
         nothing = Demand()
-        return [(target, self._fleet.live.get(target, nothing).totals) for target in self._targets]
+        return [(target, self._fleet.live.get(target, nothing).totals) for target in self._counted]
 
     def _counts(self) -> Iterable[Metric]:
         for field, words in (
@@ -134,7 +136,7 @@ class _Snapshot(Collector):
 
     def _traffic(self) -> Iterable[Metric]:
         endpoints = {one.endpoint for one in self._standings}
-        targets = [*self._targets, *((endpoint, "") for endpoint in sorted(endpoints))]
+        targets = [*self._targets, *((endpoint, "") for endpoint in sorted(endpoints)), OVERFLOW]
         counted = [(target, found) for target in targets if (found := self._fleet.traffic.of(target)) is not None]
         for name, words, label in (
             ("requests_by_outcome", "Finished requests by how they ended", "outcome"),
@@ -156,6 +158,7 @@ class _Snapshot(Collector):
             for target, traffic in counted:
                 family.add_metric(target, getattr(traffic, field))
             yield family
+        yield from _further(counted)
 
     def _reading(self) -> Iterable[Metric]:
         skipped = CounterMetricFamily("tidegate_log_skipped_messages", "Messages of the log that could not be read")
@@ -194,13 +197,14 @@ class _Snapshot(Collector):
                 known.samples.extend(one.samples)
         yield from families.values()
 
-    def _latency(self) -> Metric:
-        family = HistogramMetricFamily("tidegate_request_seconds", "Arrival to last byte", labels=_LABELS)
+    def _times(self) -> Iterable[Metric]:
+        latency = HistogramMetricFamily("tidegate_request_seconds", "Arrival to last byte", labels=_LABELS)
+        words = "Arrival to forwarded, of requests that were forwarded"
+        wait = HistogramMetricFamily("tidegate_queue_wait_seconds", words, labels=_LABELS)
         for target, totals in self._totals():
-            below = [(str(bucket_seconds(edge)), float(sum(totals.latency[: edge + 1]))) for edge in _EDGES]
-            buckets = [*below, ("+Inf", float(sum(totals.latency)))]
-            family.add_metric(target, buckets, totals.latency_sum_seconds())
-        return family
+            latency.add_metric(target, _buckets(totals.latency), totals.latency_sum_seconds())
+            wait.add_metric(target, _buckets(totals.wait), totals.wait_sum_seconds())
+        return latency, wait
 
     def _gauges(self) -> Iterable[Metric]:
         in_flight = GaugeMetricFamily("tidegate_in_flight_requests", "Requests in flight", labels=_LABELS)
@@ -220,3 +224,28 @@ class _Snapshot(Collector):
             family.add_metric((*target, "not_equal"), counts.compared - counts.equal)
             family.add_metric((*target, "dropped"), counts.dropped)
         return family
+
+
+def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
+    below = [(str(bucket_seconds(edge)), float(sum(counts[: edge + 1]))) for edge in _EDGES]
+    return [*below, ("+Inf", float(sum(counts)))]
+
+
+def _further(counted: Sequence[tuple[tuple[str, str], Traffic]]) -> Iterable[Metric]:
+    """Of finished requests: how large, how soon, and why the gateway refused."""
+    for field, name, words in (
+        ("first_byte", "first_byte_seconds", "Arrival to the first byte of the model's answer"),
+        ("request_size", "request_size_bytes", "Body of a request"),
+        ("response_size", "response_size_bytes", "Body of an answer"),
+    ):
+        family = HistogramMetricFamily(f"tidegate_{name}", words, labels=_LABELS)
+        for target, traffic in counted:
+            histogram = getattr(traffic, field)
+            family.add_metric(target, histogram.cumulative(), histogram.sum)
+        yield family
+    words = "Requests answered in the gateway's own name, by the code of the answer"
+    refused = CounterMetricFamily("tidegate_refused_requests", words, labels=(*_LABELS, "code"))
+    for target, traffic in counted:
+        for code, count in sorted(traffic.refused.items()):
+            refused.add_metric((*target, code), count)
+    yield refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from router.contract.events import REQUESTS, TOPICS
 from router.control import event_lines, metrics, traffic_log, views
 from router.control.answers import answer
 from router.control.asset_references import SHA256, Reference
+from router.control.content import Standing
 from router.control.plane import PLANE, Plane, now_ns
 from router.runtime import vitals
 from router.runtime.exposition import CONTENT_TYPE
@@ -47,9 +48,7 @@ async def get_operation(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """Every endpoint at this moment."""
     plane = request.app[PLANE]
-    standings = await plane.store.all()
-    plane.fleet.forget({(one.endpoint, name) for one in standings for name in one.content.deployments})
-    return answer(views.status(standings, plane.fleet, now_ns()))
+    return answer(views.status(await _standings(plane), plane.fleet, now_ns()))
 
 
 async def prometheus(request: web.Request) -> web.Response:
@@ -57,9 +56,16 @@ async def prometheus(request: web.Request) -> web.Response:
     plane = request.app[PLANE]
     data = plane.settings.data
     others = await vitals.gathered(data.vitals, [data.autoscaler_socket])
-    text = metrics.render(await plane.store.all(), plane.fleet, now_ns(), await plane.log.health(), others)
+    text = metrics.render(await _standings(plane), plane.fleet, now_ns(), await plane.log.health(), others)
     text += b"".join(one() for one in plane.exposed)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _standings(plane: Plane) -> Sequence[Standing]:
+    """Every endpoint; what is counted of others is forgotten."""
+    standings = await plane.store.all()
+    plane.fleet.forget({(one.endpoint, name) for one in standings for name in one.content.deployments})
+    return standings
 
 
 async def head_asset(request: web.Request) -> web.Response:

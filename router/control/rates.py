@@ -32,10 +32,19 @@ class Totals:
     rejected: int = 0
     tokens: int = 0
     latency: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    wait: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
     def latency_sum_seconds(self) -> float:
         """Sum of the latencies, each counted with the geometric middle of its bucket: within 12 %."""
-        return sum(count * bucket_seconds(index) / math.sqrt(1.25) for index, count in enumerate(self.latency))
+        return _sum_seconds(self.latency)
+
+    def wait_sum_seconds(self) -> float:
+        """The same of the waits; those of the first bucket, most of which did not wait at all, count as nothing."""
+        return _sum_seconds([0, *self.wait[1:]])
+
+
+def _sum_seconds(counts: list[int]) -> float:
+    return sum(count * bucket_seconds(index) / math.sqrt(1.25) for index, count in enumerate(counts))
 
 
 class Demand:
@@ -59,6 +68,8 @@ class Demand:
             if count:
                 second.latency[index] += count
                 self.totals.latency[index] += count
+        for index, count in enumerate(row.wait):
+            self.totals.wait[index] += count
         known = self._gauges.get(reporter)
         if known is None or end_ns >= known[0]:  # what came directly may be newer than what the log brings now
             self._gauges[reporter] = (end_ns, row.in_flight, row.queued)

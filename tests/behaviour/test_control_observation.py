@@ -34,7 +34,7 @@ from router.contract.events import (
     ShadowComparison,
     bucket_of,
 )
-from tests.support.contract_samples import COUNTS, REQUEST_NAMES, pack_requests
+from tests.support.contract_samples import COUNTS, DETAILED, DETAILED_NAMES, REQUEST_NAMES, pack_requests
 from tests.support.contract_samples import REQUESTS as RECORDS
 from tests.support.control_plane import DEPLOYMENT, Running, ready, running, tar_of, until
 
@@ -79,6 +79,7 @@ async def test_status_folds_replicas_demand_and_shadows(plane: Running) -> None:
         in_flight=5,
         queued=2,
         latency=latencies(ms20=29, ms900=1),
+        wait=latencies(ms0=20, ms500=5),
     )
     plane.log.append(DEMAND, "shop", demand("shop", row, DemandRow("green", shadow=True, arrivals=9)))
     for equal, dropped, count in ((True, "", 1), (False, "", 1), (None, "budget", 7)):
@@ -109,6 +110,8 @@ async def test_status_folds_replicas_demand_and_shadows(plane: Running) -> None:
     assert samples["tidegate_requests_total", "blue", "shop"] == 40
     assert samples["tidegate_replicas", "blue", "observed", "shop"] == 3
     assert samples["tidegate_request_seconds_count", "blue", "shop"] == 30
+    assert samples["tidegate_queue_wait_seconds_count", "blue", "shop"] == 25
+    assert samples["tidegate_queue_wait_seconds_sum", "blue", "shop"] == pytest.approx(5 * 0.5, rel=0.13)
     assert samples["tidegate_shadows_total", "dropped", "green", "shop"] == 7
     assert samples["tidegate_scaling_decisions_total", "blue", "shop"] == 1
     assert samples["tidegate_deployment_weight_percent", "blue", "shop"] == 100
@@ -154,6 +157,33 @@ async def test_finished_requests_are_counted_by_how_they_ended_whether_folded_or
         for topic in (DEMAND, REQUESTS, SHADOWS, DECISIONS):
             assert samples[f"tidegate_log_{name}_total", topic] == 0
     assert "ghost" not in {part for key in samples for part in key}
+
+
+async def test_sizes_first_bytes_and_refusals_of_one_deployment_and_they_end_with_the_endpoint(plane: Running) -> None:
+    await plane.endpoint("shop", "blue")
+    await plane.endpoint("bank", "blue")
+    for endpoint in ("shop", "bank"):
+        plane.log.append(REQUESTS, endpoint, pack_requests(DETAILED, DETAILED_NAMES))
+
+    async def scraped() -> Any:
+        samples = samples_of((await plane.call("GET", "/metrics")).text)
+        return samples if ("tidegate_refused_requests_total", "Unauthorized", "", "bank") in samples else None
+
+    samples = await until("the records", scraped)
+    blue, none = ("blue", "shop"), ("", "shop")
+    assert samples["tidegate_first_byte_seconds_bucket", "blue", "shop", "0.0025"] == 2
+    assert samples["tidegate_first_byte_seconds_bucket", "blue", "shop", "0.001"] == 0
+    assert samples["tidegate_first_byte_seconds_sum", *blue] == pytest.approx(0.0024)
+    assert samples["tidegate_request_size_bytes_bucket", "blue", "shop", "1024"] == 2
+    assert samples["tidegate_response_size_bytes_sum", *blue] == 4096
+    assert samples["tidegate_first_byte_seconds_count", *none] == 0
+    assert samples["tidegate_refused_requests_total", "QueueTimeout", *none] == 1
+    answer = await plane.call("DELETE", "/v1/endpoints/bank")
+    await plane.autoscaler.say("bank", {})
+    await plane.call.ended(answer)
+    left = samples_of((await plane.call("GET", "/metrics")).text)
+    assert not [key for key in left if "bank" in key]
+    assert left["tidegate_response_size_bytes_sum", *blue] == 4096
 
 
 async def test_nothing_the_log_says_makes_series_for_what_does_not_exist(plane: Running) -> None:

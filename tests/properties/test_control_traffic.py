@@ -12,7 +12,7 @@ from hypothesis import given
 from router.contract import codec
 from router.contract.events import Flag, Outcome, RequestCounts, RequestRecord
 from router.control import traffic
-from router.control.traffic import OUTCOMES, STATUSES, Target, TrafficCounts
+from router.control.traffic import OUTCOMES, OVERFLOW, STATUSES, Target, TrafficCounts
 from router.runtime.log.folding import fold_requests
 from tests.support.contract_samples import COUNTS, REQUEST_NAMES, REQUESTS, pack_requests
 from tests.support.contract_strategies import RELAXED
@@ -136,8 +136,65 @@ def test_targets_are_bounded_and_the_known_go_on_counting() -> None:
     assert blue.requests == 3
     assert counts.of(("shop", "green")) is None
     counts.note("shop", codec.encode_counts([RequestCounts("green", 1, 1, 0, 0, 0, 0, 0)]))
-    assert counts.of(("shop", "green")) is None
+    counts.note("bank", pack_requests(many[1:2], names))
+    assert counts.of(("shop", "green")) is counts.of(("bank", "green")) is None
+    rest = counts.of(OVERFLOW)
+    assert rest is not None
+    assert (rest.requests, rest.folded) == (3, 1)
+    counts.forget({("shop", "green")})
+    counts.note("shop", pack_requests(many[1:2], names))
+    counts.note("shop", pack_requests(many, names))
+    green, rest = counts.of(("shop", "green")), counts.of(OVERFLOW)
+    assert green is not None
+    assert rest is not None
+    assert (counts.of(("shop", "blue")), green.requests) == (None, 2), "the place of one that is gone is free"
+    assert rest.requests == 3 + 2, "what was counted together is never taken back"
     assert counts.skipped == 0
+
+
+@RELAXED
+@given(RECORDS)
+def test_histograms_count_each_record_in_the_first_bucket_that_holds_it(records: list[RequestRecord]) -> None:
+    found = taken([("shop", pack_requests(records, ["", "blue", "green", "grün"]))])
+    for name in {one.deployment for one in records}:
+        traffic, mine = found.of(("shop", name)), [one for one in records if one.deployment == name]
+        assert traffic is not None
+        for histogram, values in (
+            (traffic.request_size, [one.request_bytes for one in mine]),
+            (traffic.response_size, [one.response_bytes for one in mine]),
+            (traffic.first_byte, [one.first_byte_us / 1e6 for one in mine if one.first_byte_us]),
+        ):
+            assert sum(histogram.counts) == len(values)
+            assert histogram.sum == pytest.approx(sum(values))
+            for edge, (text, count) in zip(histogram.edges, histogram.cumulative(), strict=False):
+                assert (float(text), count) == (edge, sum(value <= edge for value in values))
+
+
+def test_refusals_are_counted_by_their_code_and_different_codes_are_bounded() -> None:
+    refused = [
+        dataclasses.replace(REQUESTS[0], replica="", refusal=code)
+        for code in ("QueueTimeout", "NoReplica", "QueueTimeout")
+    ]
+    counts = taken([("shop", pack_requests(refused, ["", "blue", "QueueTimeout", "NoReplica"]))])
+    found = counts.of(("shop", "blue"))
+    assert found is not None
+    assert found.refused == {"QueueTimeout": 2, "NoReplica": 1}
+    codes = [f"code-{number}" for number in range(3 * traffic.MOST_CODES)]
+    many = [dataclasses.replace(refused[0], refusal=code) for code in codes]
+    counts.note("shop", pack_requests(many, ["", "blue", *codes]))
+    found = counts.of(("shop", "blue"))
+    assert found is not None
+    assert len(found.refused) == traffic.MOST_CODES + 1
+    assert sum(found.refused.values()) == 3 + len(many)
+    counts.forget(set())
+    counts.note("shop", pack_requests(many[:1], ["", "blue", codes[0]]))
+    found = counts.of(("shop", "blue"))
+    assert found is not None
+    assert found.refused == {codes[0]: 1}
+    foreign = bytearray(pack_requests(many[:1], ["", "blue", codes[0]]))
+    foreign[-12:-8] = (7).to_bytes(4, "little")
+    with pytest.raises(codec.Malformed):
+        counts.note("shop", bytes(foreign))
 
 
 def test_what_is_forgotten_starts_again_from_nothing() -> None:

@@ -6,12 +6,23 @@ import asyncio
 import contextlib
 from typing import cast
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.contract import codec
-from router.contract.events import DECISIONS, DEMAND, REPLICAS, REQUESTS, DeploymentReplicas, EndpointReplicas
+from router.contract.events import (
+    DECISIONS,
+    DEMAND,
+    REPLICAS,
+    REQUESTS,
+    DemandReport,
+    DemandRow,
+    DeploymentReplicas,
+    EndpointReplicas,
+)
 from router.control import metrics
 from router.control.fleet import Fleet
+from router.control.traffic import OVERFLOW
 from router.runtime.log.base import Health, Log, Message
 from router.runtime.log.continuity import Continuity
 from tests.support.contract_samples import REQUEST_NAMES, pack_requests
@@ -101,3 +112,18 @@ async def test_what_readers_noticed_is_kept_when_they_are_replaced_and_exported_
     assert samples["tidegate_log_skipped_messages_total", None] == 2
     assert samples["tidegate_shipped_messages_total", None] == 7
     assert (samples["tidegate_lag", DEMAND], samples["tidegate_lag", DECISIONS]) == (3, 0)
+
+
+def test_deployments_beyond_the_most_are_counted_together_and_have_no_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.control.fleet.MAX_TARGETS", 1)
+    fleet = Fleet(lambda: None)
+    for number, endpoint in enumerate(("shop", "bank", "inn", "shop")):
+        row = DemandRow("blue", arrivals=1, in_flight=5)
+        value = codec.encode_demand(DemandReport(endpoint, 1, 2, 1, 1, rows=(row,)))
+        fleet.take([Message(DEMAND, 0, number, endpoint, value, "w", number, 0)])
+    assert {target: one.totals.arrivals for target, one in fleet.live.items()} == {("shop", "blue"): 2, OVERFLOW: 2}
+    text = metrics.render([], fleet, 2, Health({}, {}), {}).decode()
+    assert 'tidegate_requests_total{deployment="_other",endpoint="_other"} 2.0' in text
+    assert "tidegate_in_flight_requests{" not in text
+    fleet.forget(set())
+    assert fleet.live.keys() == {OVERFLOW}
