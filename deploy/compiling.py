@@ -17,32 +17,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULES = (
-    "router/policy/admission.py",
-    "router/policy/balancing.py",
-    "router/policy/chunked.py",
-    "router/policy/cohorts.py",
-    "router/policy/grammar.py",
-    "router/policy/headers.py",
-    "router/policy/matching.py",
-    "router/policy/retrying.py",
-    "router/policy/splitting.py",
-    "router/gateway/calls.py",
-    "router/gateway/demand.py",
-    "router/gateway/downstream.py",
-    "router/gateway/exchange.py",
-    "router/gateway/lane.py",
-    "router/gateway/records.py",
-    "router/gateway/responses.py",
-    "router/gateway/routes.py",
-    "router/gateway/standing.py",
-    "router/gateway/state.py",
-    "router/gateway/sticking.py",
-    "router/gateway/target.py",
-    "router/gateway/timers.py",
-    "router/gateway/upstream.py",
-)
-"""One compilation unit: between its classes, calls and attributes need no look-up."""
+FOLDERS = ("router/policy", "router/gateway")
+"""All of them, as one compilation unit: between its classes, calls and attributes need no look-up."""
+INTERPRETED = ("router/gateway/worker.py",)
+"""But for these, which gain nothing by it."""
 _PACKAGES = ("router", "mirror", "autoscaler")
 _PROGRAM = """
 from setuptools import setup
@@ -60,6 +38,12 @@ def asked_for() -> bool:
     return value == "1"
 
 
+def modules(root: Path) -> list[str]:
+    """What is compiled, as paths from the top folder."""
+    found = (path.relative_to(root).as_posix() for folder in FOLDERS for path in (root / folder).rglob("*.py"))
+    return sorted(path for path in found if not path.endswith("__init__.py") and path not in INTERPRETED)
+
+
 def compile_into(root: Path, folder: Path) -> list[Path]:
     """Compile a copy of the sources under `root` in `folder`; returns the paths of what came of it, from there.
 
@@ -69,7 +53,7 @@ def compile_into(root: Path, folder: Path) -> list[Path]:
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     config = folder / "mypy.ini"
     config.write_text("[mypy]\nignore_missing_imports = True\n")
-    program = _PROGRAM.format(config=str(config), modules=list(MODULES))
+    program = _PROGRAM.format(config=str(config), modules=modules(root))
     environment = {**os.environ, "CFLAGS": "-w -O2", "MYPY_CACHE_DIR": str(folder / "cache")}
     subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True, stdout=sys.stderr)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
