@@ -238,6 +238,9 @@ STICKINESS = Record(
 LIMITS = Record(
     Limits,
     {
+        "requests_per_second": Key(number),
+        "burst": Key(integer),
+        "concurrent_requests": Key(integer),
         "max_body_bytes": Key(integer),
     },
 )

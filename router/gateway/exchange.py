@@ -18,7 +18,7 @@ from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
 from router.gateway.upstream import LOOK_NS
-from router.policy.admission import HELD_BODY_BYTES, HELD_TOTAL_BYTES, Admission
+from router.policy.admission import HELD_BODY_BYTES, Admission, may_hold
 from router.policy.chunked import LAST, frame
 from router.policy.retrying import Failure, Next, after
 
@@ -91,7 +91,7 @@ class Exchange:
         self._refreshed = False
         self._chunked_out = False
         self._cookie = b""
-        """A field of the answer that keeps the caller with its deployment."""
+        """Fields of the answer that are ours: what is left of a limit, what keeps the caller with its deployment."""
         self._block = b""
         """The answer's head, until the first of its body goes with it."""
         self._shadow: Shadow | None = None
@@ -106,7 +106,13 @@ class Exchange:
         elif call.endpoint is None:
             self._own(call.own)
         else:
-            self._choose(call.endpoint)
+            limiter = call.endpoint.limiter
+            if limiter is None or limiter.admit(self):
+                self._choose(call.endpoint)
+
+    def tell(self, fields: bytes) -> None:
+        """Put these fields into the answer, besides the model's own."""
+        self._cookie = fields
 
     def _own(self, path: bytes) -> None:
         """The gateway's own two routes."""
@@ -145,7 +151,8 @@ class Exchange:
         lane = stick.lane_of(self.call, self._after_peer, self.down.peer)
         if lane is None:
             lane = endpoint.split.next()
-            self._cookie = stick.cookie(lane, self.request_id) if lane is not None else b""
+            if lane is not None:
+                self.add_cookie(stick.cookie(lane, self.request_id))
         return lane
 
     def _enter(self, lane: Lane) -> None:
@@ -202,6 +209,7 @@ class Exchange:
         assert self.endpoint is not None
         self._leave_lane()
         self.stage = NEW
+        self._cookie = b""
         self._choose(self.endpoint)
 
     def _leave_lane(self) -> None:
@@ -220,13 +228,27 @@ class Exchange:
         self.stage = WAITING
         self.deadline = deadline
         self._flags |= _FROM_ZERO | _WAITED if self.held else _WAITED
-        self._state.held_bytes += self._pending_bytes
         self._state.wheel.arm(self.down, deadline)
+        if self._pending_bytes and not self._hold(self._pending_bytes):
+            self._state.loop.call_soon(self._refuse_body)  # it is just about to enter the queue
         if self._pending_bytes >= HELD_BODY_BYTES:
             self.down.pause_for_replica()
 
+    def _hold(self, size: int) -> bool:
+        """Count so much more of a waiting body; whether there is room for it."""
+        state, endpoint = self._state, self.endpoint
+        assert endpoint is not None
+        state.held_bytes += size
+        endpoint.held_bytes += size
+        return may_hold(endpoint.held_bytes, state.held_bytes)
+
+    def _refuse_body(self) -> None:
+        if self.stage == WAITING and not self._hold(0):
+            self.refuse(Refusal.BODIES_FULL, "the bodies of waiting requests fill the memory set aside for them")
+
     def _release_held_body(self) -> None:
-        self._state.held_bytes -= self._pending_bytes
+        if self._pending_bytes:
+            self._hold(-self._pending_bytes)
 
     def endpoint_deleted(self) -> None:
         """While it waited."""
@@ -341,11 +363,9 @@ class Exchange:
         assert self._pending is not None
         self._pending += pieces
         self._pending_bytes += size
-        if self.stage == WAITING:
-            self._state.held_bytes += size
-            if self._state.held_bytes > HELD_TOTAL_BYTES:
-                self.refuse(Refusal.BODIES_FULL, "the bodies of waiting requests fill the memory set aside for them")
-                return
+        if self.stage == WAITING and not self._hold(size):
+            self._refuse_body()
+            return
         if self.stage == NEW:
             self._told_more(enough=False)
         elif self._pending_bytes >= HELD_BODY_BYTES:
@@ -574,19 +594,19 @@ class Exchange:
             text = f"deployment {lane.name}: no answer within request_timeout_ms, {lane.timeout_ns // 1_000_000} ms"
             self.refuse(Refusal.MODEL_TIMEOUT, text)
 
-    def refuse(self, refusal: Refusal, message: str) -> None:
-        """Answer in the gateway's own name. Nothing has been sent to the caller before."""
+    def refuse(self, refusal: Refusal, message: str, fields: bytes = b"") -> None:
+        """Answer in the gateway's own name, with `fields` in the head. Nothing has been sent to the caller before."""
         self._drop_upstream()
         self._status = refusal.status
         self._outcome = int(refusal.outcome)
         self._refusal = refusal.code
         self._state.refusals.note(refusal, self.endpoint, message)
         close = self._closes()
-        self._say(refusal, message, close=close)
+        self._say(refusal, message, close=close, fields=fields)
         self._end(close=close)
 
-    def _say(self, refusal: Refusal, message: str, *, close: bool) -> None:
-        extra = self._state.date + connection_line(close=close, http10=self.call.http10)
+    def _say(self, refusal: Refusal, message: str, *, close: bool, fields: bytes = b"") -> None:
+        extra = fields + self._state.date + connection_line(close=close, http10=self.call.http10)
         if self.lane is not None:
             extra = self.lane.label + extra
         head_only = self.call.method == b"HEAD"
@@ -662,6 +682,8 @@ class Exchange:
             waited = self.dispatched - self.arrival if self.dispatched else -1
             account(lane, self._outcome, waited, now - self.arrival)
         if endpoint is not None:
+            if endpoint.limiter is not None:
+                endpoint.limiter.leave(self)
             endpoint.ledger.add(
                 self.sequence, self.arrival, self._status, self._model_status, self._outcome, self._flags,
                 self.received, self._sent, self.dispatched, self.first_byte, now,

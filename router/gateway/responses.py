@@ -31,6 +31,8 @@ class Refusal(enum.Enum):
     NO_TRAFFIC = (404, "NoDeploymentWithTraffic", 0, Outcome.REFUSED)
     UNAUTHORISED = (401, "Unauthorized", 0, Outcome.REFUSED)
     TOO_MANY = (429, "TooManyRequests", 1, Outcome.QUEUE_FULL)
+    RATE = (429, "RateLimitExceeded", 0, Outcome.REFUSED)
+    CONCURRENCY = (429, "ConcurrencyLimitExceeded", 1, Outcome.REFUSED)
     TOO_MANY_HELD = (429, "TooManyWaiting", 5, Outcome.QUEUE_FULL)
     BODIES_FULL = (429, "WaitingBodiesTooLarge", 1, Outcome.QUEUE_FULL)
     QUEUE_TIMEOUT = (429, "QueueTimeout", 1, Outcome.QUEUE_TIMEOUT)

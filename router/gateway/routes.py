@@ -17,12 +17,14 @@ from router.contract.errors import InvalidSpec
 from router.contract.events import DeploymentReplicas, EndpointReplicas, EndpointRevision, Phase
 from router.contract.specs import AuthMode, DeploymentSpec, EndpointSpec
 from router.gateway.lane import Lane
+from router.gateway.limiter import Limiter
 from router.gateway.records import Ledger
 from router.gateway.sticking import Stick
 from router.policy.cohorts import Cohorts
 from router.policy.splitting import WHOLE, charge, choose, of_two
 
 if TYPE_CHECKING:
+    from router.contract.limits import Limits
     from router.gateway.responses import Refusal
     from router.gateway.state import State
 
@@ -82,10 +84,12 @@ class Endpoint:
         "_phases",
         "_specs",
         "_state",
+        "held_bytes",
         "keys_in_use",
         "lanes",
         "last_report_ns",
         "ledger",
+        "limiter",
         "max_body",
         "mirrors",
         "name",
@@ -114,6 +118,8 @@ class Endpoint:
         self._specs: dict[str, DeploymentSpec] = {}
         self.replicas: Mapping[str, DeploymentReplicas] = {}
         self.split = Split(state, ())
+        self.limiter: Limiter | None = None
+        """Where the endpoint has limits of its own."""
         self.max_body = NO_LIMIT
         """Bytes of one request's body."""
         self.stick: Stick | None = None
@@ -123,6 +129,8 @@ class Endpoint:
         self._fractions: tuple[float, ...] = ()
         self._digests: tuple[bytes, ...] = ()
         self._closed = False
+        self.held_bytes = 0
+        """Of its waiting requests' bodies."""
         self.refusals: dict[Refusal, int] = {}
         """How often what was refused, here."""
         self.refuses = ""
@@ -151,11 +159,22 @@ class Endpoint:
         self._digests = tuple(bytes.fromhex(one) for one in event.key_hashes)
         self.refuses = "" if spec.auth_mode is AuthMode.KEY else f"auth_mode {spec.auth_mode} is not supported"
         limits = spec.extras.limits
+        self._renew_limiter(limits)
         own = limits.max_body_bytes if limits is not None else None
         self.max_body = (self._state.settings.max_body_bytes if own is None else own) or NO_LIMIT
         self._renew_lanes(set(specs) | {name for name, weight in spec.traffic.items() if weight > 0})
         self._renew_split(spec, event.cohorts)
         self._renew_mirrors(spec)
+
+    def _renew_limiter(self, limits: Limits | None) -> None:
+        limiter = self.limiter
+        if limits is not None and limiter is None:
+            limiter = self.limiter = Limiter(self._state, self.name)
+        if limiter is not None:
+            limiter.configure(limits)
+            if limiter.is_idle():
+                limiter.close()
+                self.limiter = None
 
     def _read(self, name: str, document: Mapping[str, Any]) -> DeploymentSpec | None:
         """The deployment's spec; the last good one where the document is broken."""
@@ -230,6 +249,8 @@ class Endpoint:
     def close(self) -> None:
         """The endpoint is gone: whoever waits is told so, what is in flight ends by itself."""
         self._closed = True
+        if self.limiter is not None:
+            self.limiter.close()
         lanes, self.lanes = self.lanes, {}
         # Who is sent back by a dying replica finds nothing to choose from any more.
         self.split, self.stick = Split(self._state, ()), None

@@ -14,7 +14,7 @@ JOINING_AT_LEAST_SECONDS = 10.0
 HELD_BODY_BYTES = 65536
 """Of one waiting request's body; beyond it the caller is no longer read."""
 HELD_TOTAL_BYTES = 64 << 20
-"""Of all waiting requests' bodies in one worker; beyond it requests with more than an empty body are refused."""
+"""Of all waiting requests' bodies in one worker, over all endpoints."""
 
 
 class Admission(enum.Enum):
@@ -31,6 +31,15 @@ class Admission(enum.Enum):
 def limit(concurrency: int, instances: int) -> int:
     """Most requests in flight plus queued on `instances` replicas."""
     return 2 * concurrency * instances
+
+
+def may_hold(own: int, everybodys: int) -> bool:
+    """Whether an endpoint whose waiting bodies have `own` of `everybodys` bytes may keep them.
+
+    It may have as much as is free besides (Choudhury and Hahne's dynamic threshold for shared buffers): one endpoint alone gets
+    half, two get a third each, and there is always room for the next one.
+    """
+    return own <= HELD_TOTAL_BYTES - everybodys
 
 
 def joining_ends(waiting_since: int, ready_since: int) -> int:

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from router.contract.events import Flag, Outcome, ReplicaState
 from router.policy import admission
+from tests.support.gateway_gate import Gate
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Answer, Request, ask, caller, echo, post, scripted
 
@@ -21,25 +22,6 @@ from tests.support.gateway_upstream import Answer, Request, ask, caller, echo, p
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with gateway(tmp_path) as rig:
         yield rig
-
-
-class Gate:
-    """A replica that answers only as often as it is told, and counts how many are inside."""
-
-    def __init__(self) -> None:
-        self.passes = asyncio.Semaphore(0)
-        self.inside = 0
-        self.most = 0
-
-    async def script(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        await request.read_body()
-        self.inside += 1
-        self.most = max(self.most, self.inside)
-        try:
-            await self.passes.acquire()
-        finally:
-            self.inside -= 1
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(request.body), request.body))
 
 
 def code(answer: Answer) -> str:

@@ -9,37 +9,11 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from loadtests.waiting import free_port
-from router.runtime.settings import DataLayout, GatewaySettings
-from tests.support.gateway_rig import PATIENCE, Publisher, deployment, replica, until, worker_process
+from tests.support.gateway_rig import PATIENCE, deployment, replica, until, worker_process
 from tests.support.gateway_upstream import Caller, Request, ask, caller, post, scripted
-
-Process = asyncio.subprocess.Process
-
-
-@contextlib.asynccontextmanager
-async def workers(folder: Path, publisher: Publisher) -> AsyncIterator[tuple[GatewaySettings, list[Process]]]:
-    await publisher.log.flush()
-    settings = GatewaySettings(data=DataLayout(folder), port=free_port(), workers=2, demand_period_seconds=0.05)
-    async with contextlib.AsyncExitStack() as stack:
-        started = [
-            await stack.enter_async_context(worker_process(dataclasses.replace(settings, worker=index)))
-            for index in range(2)
-        ]
-        yield settings, started
-
-
-@contextlib.asynccontextmanager
-async def publishing(folder: Path) -> AsyncIterator[Publisher]:
-    DataLayout(folder).create()
-    publisher = Publisher(DataLayout(folder).log)
-    try:
-        yield publisher
-    finally:
-        await publisher.log.close()
+from tests.support.gateway_workers import Process, one_caller_for_each_worker, publishing, workers
 
 
 async def test_the_split_is_exact_in_the_sum_of_all_workers(tmp_path: Path) -> None:
@@ -68,18 +42,6 @@ async def test_the_split_is_exact_in_the_sum_of_all_workers(tmp_path: Path) -> N
             total = sum(counts.values())
             for name, weight in (("blue", 83), ("green", 10), ("red", 7)):
                 assert abs(counts[name] - total * weight / 100) <= 1, counts
-
-
-async def one_caller_for_each_worker(stack: contextlib.AsyncExitStack, port: int) -> list[Caller]:
-    """Connections to both workers; a worker's request ids begin with its boot id."""
-    found: dict[str, Caller] = {}
-    for _ in range(200):
-        connection = await stack.enter_async_context(caller(port))
-        connection.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        found.setdefault((await connection.answer()).headers["x-request-id"][:23], connection)
-        if len(found) == 2:
-            return list(found.values())
-    raise AssertionError("the kernel gave every connection to one worker")
 
 
 async def routed_by(connections: list[Caller], step: int) -> None:

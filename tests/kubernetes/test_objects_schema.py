@@ -155,6 +155,7 @@ REFUSED = [
     ({**endpoint(), "spec": {"name": "desk"}}, ["must be the object's own name"]),
     (endpoint(identity={"type": "user_assigned"}), ["needed for type user_assigned"]),
     (endpoint(tidegate={"stickiness": {"by": "header"}}), ["the header's or cookie's name"]),
+    (endpoint(tidegate={"limits": {"burst": 2}}), ["only with requests_per_second"]),
     (deployment(instance_count=-1), ["spec.instance_count", "-1", "greater than or equal to 0"]),
     (deployment(environment={"imge": "x"}), ["unknown key imge; known here: name, version, image"]),
     (deployment(environment={"image": "x", "build": {"path": "."}}), ["either build or image, not both"]),

@@ -25,7 +25,7 @@ tidegate:
   stickiness:
     by: header
     name: x-customer
-  limits: {max_body_bytes: 1048576}
+  limits: {requests_per_second: 50, burst: 100, concurrent_requests: 20, max_body_bytes: 1048576}
   hosts: [Fraud.example.com, fraud.internal]
 """
 

@@ -114,7 +114,9 @@ def endpoint_documents(draw: st.DrawFn) -> dict[str, Any]:
         only = {"$schema": st.just("https://x/kubernetesOnlineEndpoint.schema.json")}
     extras: dict[str, Any] = {"hosts": st.lists(st.just("a.example"), max_size=1)}
     extras["stickiness"] = st.sampled_from([{"by": "client"}, {"by": "cookie", "name": "c"}])
-    extras["limits"] = st.sampled_from([{}, {"max_body_bytes": 9}])
+    extras["limits"] = st.sampled_from(
+        [{}, {"requests_per_second": 2.5, "burst": 9}, {"concurrent_requests": 1}, {"max_body_bytes": 9}]
+    )
     mirror: dict[str, Any] = {}
     if bool(shadows) and draw(st.booleans()):
         mirror = {"mirror_traffic": st.just({shadows[0]: draw(st.integers(0, 50))})}

@@ -40,6 +40,9 @@ ENDPOINT: Mapping[str, str] = {
     "tidegate.stickiness.by": "Which part of a request tells callers apart.",
     "tidegate.stickiness.name": "The header's or cookie's name; none for client.",
     "tidegate.limits": "What all callers together may ask for, over the gateway workers of one machine.",
+    "tidegate.limits.requests_per_second": "Mean rate; more is refused with 429 and Retry-After.",
+    "tidegate.limits.burst": "Requests that may come at once after a quiet time; one second's worth by default.",
+    "tidegate.limits.concurrent_requests": "Requests in flight and queued, over all deployments.",
     "tidegate.limits.max_body_bytes": "Of one request, instead of the gateway's own limit; 0 = any.",
     "tidegate.hosts": "Host names that lead to this endpoint besides <endpoint>.<domain>.",
 }

@@ -121,6 +121,12 @@ ENDPOINT: tuple[Rule, ...] = (
         "(self.by == 'client') != has(self.name)",
         "name: the header's or cookie's name; none when sticking by client",
     ),
+    Rule(
+        "spec.tidegate.limits",
+        "!has(self.burst) || has(self.requests_per_second)",
+        "only with requests_per_second",
+        at=".burst",
+    ),
 )
 
 DEPLOYMENT: tuple[Rule, ...] = (

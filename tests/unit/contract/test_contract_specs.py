@@ -47,6 +47,8 @@ def fields_of(build: Any) -> Any:
         (lambda: specs.MirrorTarget("blue", math.nan), {"fraction"}),
         (lambda: specs.MirrorTarget("b", 2), {"deployment", "fraction"}),
         (lambda: specs.Stickiness("client", "x"), {"name"}),
+        (lambda: specs.Limits(burst=0), {"burst"}),
+        (lambda: specs.Limits(2.5, 0, 0, -1), {"burst", "concurrent_requests", "max_body_bytes"}),
         (lambda: specs.RequestSettings(0, 0, -1), {
             "request_timeout_ms", "max_concurrent_requests_per_instance", "max_queue_wait_ms",
         }),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from router.policy.admission import HELD_TOTAL_BYTES, may_hold
 from router.policy.clients import client_of
 from router.policy.pacing import Pace
 
@@ -43,3 +44,12 @@ def test_time_in_which_nothing_was_read_does_not_count() -> None:
 )
 def test_a_client_is_an_address_of_ipv4_or_a_network_of_ipv6(address: str, client: str) -> None:
     assert client_of(address) == client
+
+
+def test_an_endpoints_waiting_bodies_may_have_as_much_as_is_free_besides() -> None:
+    half, third = HELD_TOTAL_BYTES // 2, HELD_TOTAL_BYTES // 3
+    assert may_hold(half, half)
+    assert not may_hold(half + 1, half + 1)
+    assert may_hold(third, 2 * third)
+    assert may_hold(0, HELD_TOTAL_BYTES)
+    assert not may_hold(1, HELD_TOTAL_BYTES)

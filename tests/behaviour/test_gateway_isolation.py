@@ -1,0 +1,123 @@
+"""What one endpoint's callers, model or replicas do moves no other endpoint's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from router.contract.events import Flag
+from tests.support.gateway_figures import code, refusals
+from tests.support.gateway_gate import Gate
+from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
+from tests.support.gateway_upstream import Caller, ScriptedReplica, ask, caller, post, scripted
+
+QUIET = "/endpoints/quiet/score"
+
+
+@pytest_asyncio.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with gateway(tmp_path) as rig:
+        yield rig
+
+
+@contextlib.asynccontextmanager
+async def quiet(rig: Rig) -> AsyncIterator[ScriptedReplica]:
+    """An endpoint that is well."""
+    async with scripted() as upstream:
+        await rig.publish("quiet", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        yield upstream
+
+
+async def answered_at_once(rig: Rig, requests: int = 200) -> None:
+    """All of the quiet endpoint's requests succeed, and none of them waits for anything."""
+    before = len([one for one in rig.records if one.replica])
+    async with caller(rig.port) as connection:
+        for number in range(requests):
+            connection.send(post(b"%d" % number, path=QUIET))
+            got = await connection.answer()
+            assert (got.status, got.body) == (200, b"%d" % number)
+    await until(lambda: len([one for one in rig.records if one.replica]) >= before + requests, "they are recorded")
+    assert not any(one.flags & Flag.WAITED for one in rig.records if one.replica and one.status == 200)
+
+
+async def test_a_model_that_never_answers_and_its_full_queue(rig: Rig) -> None:
+    gate = Gate()
+    async with scripted(gate.script) as stuck, quiet(rig), contextlib.AsyncExitStack() as stack:
+        settings = deployment(concurrency=5, timeout_ms=60_000, wait_ms=60_000)
+        await rig.publish("loud", {"blue": settings}, {"blue": 100}, {"blue": [replica(stuck.port)]})
+        crowd = [await stack.enter_async_context(caller(rig.port)) for _ in range(40)]
+        for connection in crowd:
+            connection.send(post(b"x", path="/endpoints/loud/score"))
+        await until(lambda: gate.inside == 5, "the model is full")
+        counted = (await until(lambda: _rejected(rig), "the queue is full"), gate.most)
+        await answered_at_once(rig)
+        assert counted == (30, 5)
+        assert gate.most == 5
+        for connection in crowd:
+            connection.abort()
+
+
+def _rejected(rig: Rig) -> int:
+    total = sum(row.rejected for report in rig.demand if report.endpoint == "loud" for row in report.rows)
+    return total if total >= 30 else 0
+
+
+async def test_giant_heads_and_heads_that_are_never_the_same(rig: Rig) -> None:
+    async with quiet(rig), scripted() as upstream, contextlib.AsyncExitStack() as stack:
+        await rig.publish("loud", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        done = asyncio.Event()
+        statuses: Counter[int] = Counter()
+
+        async def load(connection: Caller, number: int) -> None:
+            turn = 0
+            while not done.is_set():
+                turn += 1
+                field = f"X-{number}-{turn}: {'a' * (60_000 if turn % 2 else 10)}\r\n"
+                connection.send(post(b"x", path="/endpoints/loud/score", extra=field))
+                statuses[(await connection.answer()).status] += 1
+
+        crowd = [await stack.enter_async_context(caller(rig.port)) for _ in range(4)]
+        loads = [asyncio.create_task(load(connection, number)) for number, connection in enumerate(crowd)]
+        await until(lambda: statuses[200] > 20, "the others are at it")
+        await answered_at_once(rig)
+        done.set()
+        await asyncio.gather(*loads)
+        assert set(statuses) == {200}
+
+
+async def test_bodies_that_wait_leave_room_for_those_of_others(rig: Rig) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for name in ("loud", "quiet"):
+            await rig.publish(name, {"blue": deployment()}, {"blue": 100}, {"blue": []})
+        body = b"x" * 100_000
+        crowd = [await stack.enter_async_context(caller(rig.port)) for _ in range(600)]
+        answers = [asyncio.create_task(one.answer()) for one in crowd]
+        for connection in crowd:
+            connection.send(post(body, path="/endpoints/loud/score"))
+            await asyncio.sleep(0)
+        await until(lambda: any(one.done() for one in answers), "the memory is full")
+        refused = [one.result() for one in answers if one.done()]
+        assert {(one.status, code(one)) for one in refused} == {(429, "WaitingBodiesTooLarge")}
+        waiting = [asyncio.create_task(ask(rig.port, post(body, path=QUIET))) for _ in range(20)]
+        await until(lambda: _queued(rig, "quiet") == 20, "the other's wait")
+        upstream = await stack.enter_async_context(scripted())
+        rig.publisher.replicas("quiet", {"blue": [replica(upstream.port)]})
+        assert {(one.status, one.body) for one in await asyncio.gather(*waiting)} == {(200, body)}
+        assert set(await refusals(rig)) == {"WaitingBodiesTooLarge"}
+        for connection in crowd:
+            connection.abort()
+        await asyncio.gather(*answers, return_exceptions=True)
+        await until(lambda: _queued(rig, "loud") == 0, "they have left")
+        # All of it has been given back: as many as before fit again.
+        rig.publisher.replicas("loud", {"blue": [replica(upstream.port)]})
+        assert (await ask(rig.port, post(body, path="/endpoints/loud/score"))).status == 200
+
+
+def _queued(rig: Rig, endpoint: str) -> int:
+    found = [row.queued for report in rig.demand if report.endpoint == endpoint for row in report.rows]
+    return found[-1] if found else 0
