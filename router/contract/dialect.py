@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.contract.choosing import Affinity
-from router.contract.limits import Limits
+from router.contract.limits import Limits, Priorities
 from router.contract.parts import (
     Build,
     CodeConfiguration,
@@ -244,12 +244,21 @@ LIMITS = Record(
         "max_body_bytes": Key(integer),
     },
 )
+PRIORITIES = Record(
+    Priorities,
+    {
+        "header": Key(filled, stand_in="x-priority"),
+        "classes": Key(ListOf(filled), stand_in=("high", "low")),
+        "default": Key(filled),
+    },
+)
 ENDPOINT_EXTRAS = Record(
     EndpointExtras,
     {
         "mirror": Key(ListOf(MIRROR)),
         "stickiness": Key(STICKINESS),
         "limits": Key(LIMITS),
+        "priorities": Key(PRIORITIES),
         "hosts": Key(ListOf(filled)),
     },
 )

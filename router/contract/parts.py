@@ -11,7 +11,7 @@ from typing import Any
 from router.contract.choosing import Affinity
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
-from router.contract.limits import Limits
+from router.contract.limits import Limits, Priorities
 from router.contract.quantities import quantity
 from router.contract.rules import NAME, Pattern, field_rules, freeze_fields, matching, ranged, refuse, rule
 
@@ -57,6 +57,7 @@ class EndpointExtras:
     """Any number of targets, any fraction; instead of (not beside) `mirror_traffic`."""
     stickiness: Stickiness | None = None
     limits: Limits | None = None
+    priorities: Priorities | None = None
     hosts: tuple[str, ...] = ()
     """Host names, in lower case and without port, that lead to this endpoint besides `<endpoint>.<domain>`."""
 

@@ -17,7 +17,7 @@ from typing import Any
 from router.contract.choosing import Affinity
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
-from router.contract.limits import Limits
+from router.contract.limits import Limits, Priorities
 from router.contract.parts import (
     CodeConfiguration,
     DeploymentExtras,
@@ -54,7 +54,7 @@ from router.contract.scaling import DefaultScale, TargetUtilization
 __all__ = [
     "NAME_LENGTH", "NAME_PATTERN", "RUNTIME_FIELDS", "Affinity", "AuthMode", "CodeConfiguration", "DefaultScale",
     "DeploymentExtras", "DeploymentSpec", "EndpointExtras", "EndpointSpec", "Environment", "Identity",
-    "InferenceConfig", "Kind", "Limits", "MirrorTarget", "Model", "Probe", "RequestSettings", "Resources", "Route", "Slo",
+    "InferenceConfig", "Kind", "Limits", "MirrorTarget", "Model", "Priorities", "Probe", "RequestSettings", "Resources", "Route", "Slo",
     "Stickiness", "TargetUtilization", "check_name", "check_range", "template_hash",
 ]  # fmt: skip
 

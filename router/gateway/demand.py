@@ -101,7 +101,7 @@ def _row(lane: Lane, now: int) -> DemandRow:
         rejected=lane.rejected,
         in_flight=lane.in_service,
         queued=waiting,
-        oldest_wait_seconds=(now - lane.queue[0].arrival) / 1e9 if waiting else 0.0,
+        oldest_wait_seconds=(now - lane.oldest_arrival()) / 1e9 if waiting else 0.0,
         busy_seconds=busy / 1e9,
         latency=tuple(lane.latency) if lane.latency else (),
         wait=tuple(lane.wait) if lane.wait else (),

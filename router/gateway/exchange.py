@@ -47,7 +47,7 @@ class Exchange:
         "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes",
         "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
-        "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
+        "rank", "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
     )  # fmt: skip
 
     def __init__(self, state: State, down: Downstream, call: Call, after_peer: bytes) -> None:
@@ -72,6 +72,8 @@ class Exchange:
         self.up: Upstream | None = None
         self.connecting: asyncio.Task[None] | None = None
         self.named = False
+        self.rank = 0
+        """Its class, 0 is the highest."""
         self.held = False
         self.counted = False
         self.request_complete = False
@@ -192,7 +194,7 @@ class Exchange:
             lane.arrivals += 1
             lane.active = True
             self.fail_deployment()
-        elif lane.admit(self) is Admission.REFUSE:
+        elif lane.admit(self) is Admission.REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
             self._turn_away(lane)
 
     def _turn_away(self, lane: Lane) -> None:

@@ -17,10 +17,12 @@ from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
 from router.gateway.choosing import Chooser, chooser_for
+from router.gateway.ranking import Ranking
 from router.gateway.standing import Out
 from router.gateway.target import Target
 from router.policy import admission
 from router.policy.balancing import least_loaded, two_of
+from router.policy.priority import arrival_of, place
 from router.policy.retrying import Budget
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Lane:
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
         "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
-        "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ready", "rejected", "timeout_ns",
+        "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
 
@@ -60,6 +62,8 @@ class Lane:
         self._closed = False
         self._over = False
         self.queue: deque[Exchange] = deque()
+        self.ranking: Ranking | None = None
+        """Where requests have classes."""
         self.held = 0
         self.present = 0
         """In flight plus queued in this worker, without those that are or were held."""
@@ -204,7 +208,7 @@ class Lane:
     def _begin_joining(self) -> None:
         """The first replica is ready: what waits by now, here or in another worker, is the backlog."""
         now, cells = time.monotonic_ns(), self._state.board.cells
-        oldest = [cells[at] for at in (self._waiting_cell, *self._waiting_others) if cells[at]]
+        oldest = [arrival_of(cells[at]) for at in (self._waiting_cell, *self._waiting_others) if cells[at]]
         self._joining_until = admission.joining_ends(min(oldest, default=now), now)
 
     def _joining(self, arrival: int) -> bool:
@@ -244,6 +248,7 @@ class Lane:
         for what in ("present", "waiting", "held"):
             board.let_go(f"{name}#{what}", Quantity.GAUGE)
         board.let_go(f"{name}#balance", Quantity.BALANCE)
+        self.rank(wanted=False)
         self.endpoint.lane_over()
 
     # Entering, waiting, leaving -------------------------------------------------------------------------------------
@@ -269,11 +274,7 @@ class Lane:
                 if target is not None:
                     exchange.dispatch(target)
                     return decision
-            self._enqueue(exchange, exchange.arrival + self.wait_ns)
-            if len(self.queue) == 1:
-                self._state.report_soon(self.endpoint)
-            if self._waiting_others:
-                self.pump()
+            self._queue(exchange)
         elif decision is admission.Admission.HOLD:
             first = not self.queue
             self._hold(exchange)
@@ -283,6 +284,32 @@ class Lane:
             if self.usable:
                 self.pump()
         return decision
+
+    def _queue(self, exchange: Exchange) -> None:
+        self._enqueue(exchange, exchange.arrival + self.wait_ns)
+        if len(self.queue) == 1:
+            self._state.report_soon(self.endpoint)
+        if self._waiting_others:
+            self.pump()
+
+    def enter_queue(self, exchange: Exchange) -> None:
+        """Let a request wait that found everything full: another makes room for it."""
+        self._count(exchange)
+        self._queue(exchange)
+
+    def rank(self, *, wanted: bool) -> None:
+        """Have classes of requests from now on, or none."""
+        if wanted and self.ranking is None:
+            self.ranking = Ranking(self._state, self)
+        elif not wanted and self.ranking is not None:
+            self.ranking.close()
+            self.ranking = None
+
+    def oldest_arrival(self) -> int:
+        """Of those that wait here; there are some."""
+        if self.ranking is None:
+            return self.queue[0].arrival
+        return min([exchange.arrival for exchange in self.queue])
 
     def present_everywhere(self) -> int:
         """In flight plus queued in all workers, without those that are or were held."""
@@ -312,7 +339,10 @@ class Lane:
 
     def _enqueue(self, exchange: Exchange, deadline: int) -> None:
         exchange.wait(deadline)
-        self.queue.append(exchange)
+        if self.ranking is None:
+            self.queue.append(exchange)
+        else:
+            self.ranking.enter(exchange)
         self._show_oldest()
         self._watch()
 
@@ -323,7 +353,10 @@ class Lane:
             return
         self._hold(exchange)
         exchange.wait(exchange.deadline)
-        self.queue.appendleft(exchange)
+        if self.ranking is None:
+            self.queue.appendleft(exchange)
+        else:
+            self.ranking.enter(exchange)
         self._show_oldest()
         if self.usable:
             self.pump()
@@ -395,15 +428,21 @@ class Lane:
             exchange.dispatch(target)
 
     def _show_oldest(self) -> None:
-        oldest = self.queue[0].arrival if self.queue else 0
-        self._state.board.cells[self._waiting_cell] = oldest
+        self._state.board.cells[self._waiting_cell] = self._first() if self.queue else 0
+        if self.ranking is not None:
+            self.ranking.show()
+
+    def _first(self) -> int:
+        """Who goes next here, as a number to compare with those of other workers."""
+        first = self.queue[0]
+        return place(first.rank, first.arrival) if first.rank else first.arrival
 
     def _waits_elsewhere(self) -> bool:
         cells = self._state.board.cells
         return any(cells[other] for other in self._waiting_others) if self._waiting_others else False
 
     def _older_elsewhere(self) -> bool:
-        cells, mine = self._state.board.cells, self.queue[0].arrival
+        cells, mine = self._state.board.cells, self._first()
         return any(0 < cells[other] < mine for other in self._waiting_others)
 
     def _ring_oldest(self) -> None:

@@ -1,4 +1,4 @@
-"""An endpoint's rate and concurrency, exact over all workers of the machine, before a deployment is chosen.
+"""An endpoint's classes of requests, rate and concurrency, exact over all workers of the machine, before a deployment is chosen.
 
 The numbers stand on the board, each worker writes its own: what it let in and from when it counts (they outlive a worker), and
 how many are inside (they go with it). A change of rate or burst begins with a full bucket.
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.gateway.board import Quantity
+from router.gateway.ranking import Classes
 from router.gateway.responses import Refusal
 from router.policy.rating import Bucket
 
 if TYPE_CHECKING:
-    from router.contract.limits import Limits
+    from router.contract.limits import Limits, Priorities
     from router.gateway.exchange import Exchange
     from router.gateway.state import State
 
@@ -34,7 +35,7 @@ class Limiter:
     """Of one endpoint in one worker."""
 
     __slots__ = (
-        "_bucket", "_closed", "_columns", "_inside", "_inside_cell", "_inside_others", "_most_inside", "_name", "_origin_cell",
+        "_bucket", "_classes", "_closed", "_columns", "_inside", "_inside_cell", "_inside_others", "_most_inside", "_name", "_origin_cell",
         "_origin_others", "_reaped", "_state", "_taken_cell", "_taken_others",
     )  # fmt: skip
 
@@ -42,6 +43,7 @@ class Limiter:
         self._state = state
         self._name = endpoint
         self._bucket: Bucket | None = None
+        self._classes: Classes | None = None
         self._columns: tuple[str, ...] = ()
         """Names of the bucket's columns."""
         self._taken_cell = self._origin_cell = 0
@@ -61,8 +63,9 @@ class Limiter:
         column = board.column(name, quantity)
         return board.row + column, tuple(other + column for other in board.others)
 
-    def configure(self, limits: Limits | None) -> None:
+    def configure(self, limits: Limits | None, priorities: Priorities | None) -> None:
         """Hold these from now on; None for none."""
+        self._classes = Classes(priorities) if priorities is not None else None
         self._most_inside = limits.concurrent_requests or 0 if limits is not None else 0
         before, self._columns = self._columns, ()
         self._bucket = None
@@ -78,10 +81,12 @@ class Limiter:
 
     def is_idle(self) -> bool:
         """Whether nothing is limited and nobody inside has been counted."""
-        return self._bucket is None and not self._most_inside and not self._inside
+        return self._bucket is None and self._classes is None and not self._most_inside and not self._inside
 
     def admit(self, exchange: Exchange) -> bool:
         """Whether it may pass; else it has been refused."""
+        if self._classes is not None:
+            exchange.rank = self._classes.rank(exchange)
         bucket, cells = self._bucket, self._state.board.cells
         taken = origin = tokens = 0
         now = exchange.arrival
@@ -137,7 +142,7 @@ class Limiter:
 
     def close(self) -> None:
         """Nothing is limited any more; the board gets its columns back when the last one inside has left."""
-        self.configure(None)
+        self.configure(None, None)
         self._closed = True
         self._end_if_over()
 

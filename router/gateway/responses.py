@@ -33,6 +33,7 @@ class Refusal(enum.Enum):
     TOO_MANY = (429, "TooManyRequests", 1, Outcome.QUEUE_FULL)
     RATE = (429, "RateLimitExceeded", 0, Outcome.REFUSED)
     CONCURRENCY = (429, "ConcurrencyLimitExceeded", 1, Outcome.REFUSED)
+    DISPLACED = (429, "DisplacedByPriority", 1, Outcome.QUEUE_FULL)
     TOO_MANY_HELD = (429, "TooManyWaiting", 5, Outcome.QUEUE_FULL)
     BODIES_FULL = (429, "WaitingBodiesTooLarge", 1, Outcome.QUEUE_FULL)
     QUEUE_TIMEOUT = (429, "QueueTimeout", 1, Outcome.QUEUE_TIMEOUT)

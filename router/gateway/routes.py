@@ -24,7 +24,7 @@ from router.policy.cohorts import Cohorts
 from router.policy.splitting import WHOLE, charge, choose, of_two
 
 if TYPE_CHECKING:
-    from router.contract.limits import Limits
+    from router.contract.limits import Limits, Priorities
     from router.gateway.responses import Refusal
     from router.gateway.state import State
 
@@ -159,19 +159,19 @@ class Endpoint:
         self._digests = tuple(bytes.fromhex(one) for one in event.key_hashes)
         self.refuses = "" if spec.auth_mode is AuthMode.KEY else f"auth_mode {spec.auth_mode} is not supported"
         limits = spec.extras.limits
-        self._renew_limiter(limits)
+        self._renew_limiter(limits, spec.extras.priorities)
         own = limits.max_body_bytes if limits is not None else None
         self.max_body = (self._state.settings.max_body_bytes if own is None else own) or NO_LIMIT
         self._renew_lanes(set(specs) | {name for name, weight in spec.traffic.items() if weight > 0})
         self._renew_split(spec, event.cohorts)
         self._renew_mirrors(spec)
 
-    def _renew_limiter(self, limits: Limits | None) -> None:
+    def _renew_limiter(self, limits: Limits | None, priorities: Priorities | None) -> None:
         limiter = self.limiter
-        if limits is not None and limiter is None:
+        if limiter is None and (limits is not None or priorities is not None):
             limiter = self.limiter = Limiter(self._state, self.name)
         if limiter is not None:
-            limiter.configure(limits)
+            limiter.configure(limits, priorities)
             if limiter.is_idle():
                 limiter.close()
                 self.limiter = None
@@ -210,6 +210,7 @@ class Endpoint:
     def _renew_split(self, spec: EndpointSpec, cohorts: Cohorts) -> None:
         for name, lane in self.lanes.items():
             lane.weight = spec.traffic.get(name, 0)
+            lane.rank(wanted=spec.extras.priorities is not None)
         live = tuple(lane for _, lane in sorted(self.lanes.items()) if lane.weight > 0)
         assert sum(lane.weight for lane in live) in (0, WHOLE)
         self.split = Split(self._state, live)

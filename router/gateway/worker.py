@@ -238,6 +238,8 @@ class _Worker:
         for endpoint in self._discovery.endpoints.values():
             for lane in endpoint.lanes.values():
                 if lane.queue:
+                    if lane.ranking is not None:
+                        lane.ranking.shed()
                     lane.pump()
 
     async def _close(self) -> None:

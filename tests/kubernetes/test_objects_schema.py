@@ -155,6 +155,11 @@ REFUSED = [
     ({**endpoint(), "spec": {"name": "desk"}}, ["must be the object's own name"]),
     (endpoint(identity={"type": "user_assigned"}), ["needed for type user_assigned"]),
     (endpoint(tidegate={"stickiness": {"by": "header"}}), ["the header's or cookie's name"]),
+    (
+        endpoint(tidegate={"priorities": {"header": "x", "classes": ["a", "b"], "default": "c"}}),
+        ["spec.tidegate.priorities.default", "one of the classes"],
+    ),
+    (endpoint(tidegate={"priorities": {"header": "x", "classes": ["a"]}}), ["2 to 8 names"]),
     (endpoint(tidegate={"limits": {"burst": 2}}), ["only with requests_per_second"]),
     (deployment(instance_count=-1), ["spec.instance_count", "-1", "greater than or equal to 0"]),
     (deployment(environment={"imge": "x"}), ["unknown key imge; known here: name, version, image"]),

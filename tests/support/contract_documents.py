@@ -26,6 +26,7 @@ tidegate:
     by: header
     name: x-customer
   limits: {requests_per_second: 50, burst: 100, concurrent_requests: 20, max_body_bytes: 1048576}
+  priorities: {header: x-priority, classes: [high, normal, low], default: normal}
   hosts: [Fraud.example.com, fraud.internal]
 """
 

@@ -117,6 +117,10 @@ def endpoint_documents(draw: st.DrawFn) -> dict[str, Any]:
     extras["limits"] = st.sampled_from(
         [{}, {"requests_per_second": 2.5, "burst": 9}, {"concurrent_requests": 1}, {"max_body_bytes": 9}]
     )
+    classes = ["high", "low"]
+    extras["priorities"] = st.sampled_from(
+        [{"header": "p", "classes": classes, **more} for more in ({}, {"default": "low"})]
+    )
     mirror: dict[str, Any] = {}
     if bool(shadows) and draw(st.booleans()):
         mirror = {"mirror_traffic": st.just({shadows[0]: draw(st.integers(0, 50))})}

@@ -44,6 +44,11 @@ ENDPOINT: Mapping[str, str] = {
     "tidegate.limits.burst": "Requests that may come at once after a quiet time; one second's worth by default.",
     "tidegate.limits.concurrent_requests": "Requests in flight and queued, over all deployments.",
     "tidegate.limits.max_body_bytes": "Of one request, instead of the gateway's own limit; 0 = any.",
+    "tidegate.priorities": "Classes of requests: a higher one goes first where requests wait.",
+    "tidegate.priorities.header": "The header that names a request's class.",
+    "tidegate.priorities.classes": "Names of the classes, the highest first.",
+    "tidegate.priorities.classes.*": "Name of a class.",
+    "tidegate.priorities.default": "Class of requests that name none, or an unknown one; the lowest by default.",
     "tidegate.hosts": "Host names that lead to this endpoint besides <endpoint>.<domain>.",
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from router.contract.limits import CLASS_ALLOWED, CLASS_PATTERN, MOST_CLASSES
 from router.contract.rules import NAME, NAME_LENGTH
 from router.contract.specs import KUBERNETES_ONLY, MANAGED_ONLY
 from router.control.changes import MAX_DEPLOYMENTS
@@ -127,6 +128,19 @@ ENDPOINT: tuple[Rule, ...] = (
         "only with requests_per_second",
         at=".burst",
     ),
+    Rule(
+        "spec.tidegate.priorities",
+        "!has(self.default) || self.default in self.classes",
+        "one of the classes",
+        at=".default",
+    ),
+    Rule("spec.tidegate.priorities.classes", "size(self) >= 2", f"2 to {MOST_CLASSES} names, the highest first"),
+    Rule("spec.tidegate.priorities.classes", "self.all(c, self.exists_one(other, other == c))", "every class once"),
+    Rule(
+        "spec.tidegate.priorities.classes",
+        f"self.all(c, size(c) <= 32 && c.matches('^{CLASS_PATTERN.pattern}$'))",
+        CLASS_ALLOWED,
+    ),
 )
 
 DEPLOYMENT: tuple[Rule, ...] = (
@@ -222,6 +236,7 @@ BOUNDS: tuple[Bound, ...] = (
     Bound("spec.traffic", "maxProperties", MAX_DEPLOYMENTS),
     Bound("spec.mirror_traffic", "maxProperties", MAX_DEPLOYMENTS),
     Bound("spec.tidegate.mirror", "maxItems", MAX_DEPLOYMENTS),
+    Bound("spec.tidegate.priorities.classes", "maxItems", MOST_CLASSES),
     Bound("spec.identity.user_assigned_identities", "maxItems", MAX_KEYS),
     Bound("spec.environment_variables", "maxProperties", 4 * MAX_KEYS),
     Bound("spec.code_configuration.scoring_script", "maxLength", 1024),

@@ -73,6 +73,11 @@ def problems(read: Any, text: Any, **told: Any) -> Any:
         ),
         (ENDPOINT + "tidegate:\n  stickiness: {by: headers, name: x}", 3, "tidegate.stickiness.by", "header"),
         (ENDPOINT + "tidegate:\n  stickiness: {by: header}", 3, "tidegate.stickiness.name", None),
+        (
+            ENDPOINT + "tidegate:\n  priorities: {header: x, classes: [a, b], default: c}",
+            3, "tidegate.priorities.default", None,
+        ),
+        (ENDPOINT + "tidegate:\n  priorities: {classes: [a, b]}", 3, "tidegate.priorities.header", None),
         (ENDPOINT + "tidegate:\n  limits: {burst: 2}", 3, "tidegate.limits.burst", None),
         (ENDPOINT + "tidegate:\n  limits: {requests_per_second: 0}", 3, "tidegate.limits.requests_per_second", None),
         (ENDPOINT + "tidegate:\n  limits: {requests_per_seconds: 5}", 3, "tidegate.limits.requests_per_seconds", "requests_per_second"),

@@ -49,6 +49,8 @@ def fields_of(build: Any) -> Any:
         (lambda: specs.Stickiness("client", "x"), {"name"}),
         (lambda: specs.Limits(burst=0), {"burst"}),
         (lambda: specs.Limits(2.5, 0, 0, -1), {"burst", "concurrent_requests", "max_body_bytes"}),
+        (lambda: specs.Priorities("x y", ("a",), "b"), {"header", "classes", "default"}),
+        (lambda: specs.Priorities("x", ("a", "B", "a")), {"classes.1", "classes.2"}),
         (lambda: specs.RequestSettings(0, 0, -1), {
             "request_timeout_ms", "max_concurrent_requests_per_instance", "max_queue_wait_ms",
         }),
