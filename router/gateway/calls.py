@@ -38,7 +38,7 @@ class Call:
     """A request head, judged."""
 
     __slots__ = (
-        "after_peer", "before_id", "before_peer", "beside", "chunked", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
+        "after_peer", "before_id", "before_peer", "beside", "chunked", "deadline", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
         "length", "message", "method", "own", "path", "profile", "refusal",
     )  # fmt: skip
 
@@ -52,6 +52,8 @@ class Call:
         self.endpoint: Endpoint | None = None
         self.deployment: str | None = None
         """The deployment that the caller named."""
+        self.deadline = 0
+        """Until when the caller has use for an answer (Unix nanoseconds), where the head that was judged says so; 0: it does not."""
         self.path = b""
         self.profile = ""
         """What the request's record has of its head."""
@@ -211,6 +213,7 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
     if call.length > endpoint.max_body:
         return call.refuse(Refusal.BODY_TOO_LARGE, too_large(endpoint))
     call.deployment = head.deployment.decode("latin-1") if head.deployment is not None else None
+    call.deadline = head.deadline
     call.beside = head.stands_beside()
     call.before_id, call.before_peer, call.after_peer = head.for_replica(call.method, call.path)
     return call

@@ -17,9 +17,12 @@ from router.gateway.affinity import WAIT_NS
 from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
+from router.gateway.timers import NEVER
 from router.gateway.upstream import LOOK_NS
 from router.policy.admission import HELD_BODY_BYTES, Admission, may_hold
 from router.policy.chunked import LAST, frame
+from router.policy.deadlines import FIELD as DEADLINE
+from router.policy.deadlines import written_in
 from router.policy.retrying import Failure, Next, after
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class Exchange:
     __slots__ = (
         "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes",
         "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
-        "deadline", "dispatched", "down", "endpoint", "first_byte", "held", "keep_alive", "lane", "named",
+        "deadline", "dispatched", "down", "endpoint", "expires", "first_byte", "held", "keep_alive", "lane", "named",
         "rank", "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
     )  # fmt: skip
 
@@ -64,6 +67,8 @@ class Exchange:
         self.stage = NEW
         self.arrival = time.monotonic_ns()
         self.deadline = 0
+        self.expires = NEVER
+        """The caller's own deadline (monotonic nanoseconds)."""
         self.dispatched = 0
         self.first_byte = 0
         self.endpoint = call.endpoint
@@ -108,6 +113,9 @@ class Exchange:
         elif call.endpoint is None:
             self._own(call.own)
         else:
+            dated = call.deadline or (self._after_peer is not call.after_peer and DEADLINE in self._after_peer)
+            if dated and not self._begins_in_time(call.deadline or written_in(self._after_peer)):
+                return
             limiter = call.endpoint.limiter
             if limiter is None or limiter.admit(self):
                 self._choose(call.endpoint)
@@ -115,6 +123,24 @@ class Exchange:
     def tell(self, fields: bytes) -> None:
         """Put these fields into the answer, besides the model's own."""
         self._cookie = fields
+
+    def _begins_in_time(self, deadline: int) -> bool:
+        """Take the caller's deadline (Unix nanoseconds; 0: it was something else that looked like one); refuse if it has passed."""
+        if deadline:
+            self.expires = min(NEVER, deadline - unix_ns(0))
+        if self.expires > self.arrival:
+            return True
+        self.refuse(Refusal.DEADLINE_PAST, "x-request-deadline had passed when the request came")
+        return False
+
+    def is_late(self) -> bool:
+        """Whether the caller's deadline has passed before it was sent to a replica; then it is refused."""
+        late = time.monotonic_ns() >= self.expires
+        if late:
+            assert self.lane is not None
+            text = f"deployment {self.lane.name}: x-request-deadline passed before a replica had the request"
+            self.refuse(Refusal.DEADLINE_WAITING, text)
+        return late
 
     def _own(self, path: bytes) -> None:
         """The gateway's own two routes."""
@@ -172,6 +198,8 @@ class Exchange:
         if endpoint.lanes.get(lane.name) is not lane:
             self.lane = None
             self._choose(endpoint)
+        elif self.expires < NEVER and self.is_late():
+            pass
         elif enough or lane.chooser is None or not lane.chooser.lacks(self):
             self._let_in(lane)
 
@@ -228,6 +256,7 @@ class Exchange:
     def wait(self, deadline: int) -> None:
         """Stand in the lane's queue until `deadline` (monotonic nanoseconds)."""
         self.stage = WAITING
+        deadline = min(deadline, self.expires)
         self.deadline = deadline
         self._flags |= _FROM_ZERO | _WAITED if self.held else _WAITED
         self._state.wheel.arm(self.down, deadline)
@@ -284,13 +313,18 @@ class Exchange:
 
     def _await_head(self, deadline: int, now: int) -> None:
         """The model has until `deadline`; whether its machine is still there is looked at before."""
+        if deadline > self.expires:  # noqa: PLR1730 -- for every request, and a call costs more
+            deadline = self.expires
         self.deadline = deadline
         look = now + LOOK_NS
         self._state.wheel.arm(self.down, min(deadline, look))
 
     def connected(self, connection: Upstream) -> None:
         """The connection it asked for is there."""
-        self._send(connection)
+        if self.expires < NEVER and self.is_late():
+            connection.target.give_back(connection)
+        else:
+            self._send(connection)
 
     def _send(self, up: Upstream) -> None:
         call = self.call
@@ -571,6 +605,8 @@ class Exchange:
         if self.stage == NEW:
             self._told_more(enough=True)
         elif self.stage == WAITING:
+            if self.is_late():
+                return
             if self.held or not lane.usable:
                 seconds = (now - self.arrival) / 1e9
                 what = "free" if lane.usable else "ready"
@@ -590,6 +626,8 @@ class Exchange:
                 up.target.standing.unreachable()
                 up.transport.abort()  # and so it fails us
             self._await_head(self.deadline, now)
+        elif now >= self.expires:
+            self.refuse(Refusal.DEADLINE, f"deployment {lane.name}: no answer until x-request-deadline")
         elif not self.request_complete and self.down.is_read:
             self.refuse(Refusal.SLOW_BODY, f"no byte of the request's body came for {lane.timeout_ns / 1e9:.1f} s")
         else:
@@ -703,7 +741,7 @@ class Exchange:
                 lane.good += 1
                 if target.standing.suspect:
                     target.standing.did_well()
-            elif self._model_status >= _SERVER_ERROR or self._outcome == _TIMEOUT:
+            elif self._model_status >= _SERVER_ERROR or (self._outcome == _TIMEOUT and now < self.expires):
                 target.standing.erred()
         self._pending = None
         self._shadow = None

@@ -20,6 +20,7 @@ from router.gateway.choosing import Chooser, chooser_for
 from router.gateway.ranking import Ranking
 from router.gateway.standing import Out
 from router.gateway.target import Target
+from router.gateway.timers import NEVER
 from router.policy import admission
 from router.policy.balancing import least_loaded, two_of
 from router.policy.priority import arrival_of, place
@@ -333,7 +334,7 @@ class Lane:
         exchange.held = True
         self.held += 1
         self._state.board.cells[self._held_cell] += 1
-        deadline = exchange.arrival + int(self._state.settings.activation_seconds * 1e9)
+        deadline = min(exchange.expires, exchange.arrival + int(self._state.settings.activation_seconds * 1e9))
         exchange.deadline = deadline
         self._state.wheel.arm(exchange.down, deadline)
 
@@ -421,6 +422,8 @@ class Lane:
                 self._ring_oldest()
                 return
             exchange = self.queue[0]
+            if exchange.expires < NEVER and exchange.is_late():
+                continue
             target = self.claim() if self.chooser is None else self.chooser.claim(exchange)
             if target is None:
                 return

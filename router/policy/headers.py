@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 
+from router.policy import deadlines
 from router.policy.grammar import is_host
 
 PSEUDONYM = b"tidegate"
@@ -45,6 +46,7 @@ class _Kind(enum.IntEnum):
     VIA = 13
     DATE = 14
     USER_AGENT = 15
+    DEADLINE = 16
 
 
 _HOP = (b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer",
@@ -65,6 +67,7 @@ _REQUEST: dict[bytes, int] = {
     b"x-ms-client-request-id": int(_Kind.CLIENT_ID),
     b"via": int(_Kind.VIA),
     b"user-agent": int(_Kind.USER_AGENT),
+    deadlines.FIELD: int(_Kind.DEADLINE),
 }
 _RESPONSE: dict[bytes, int] = {
     **dict.fromkeys(_HOP, int(_Kind.DROP)),
@@ -131,6 +134,12 @@ def judge_alone(line: bytes) -> tuple[bytes, bytes, int] | None:
     if kind == _CONTENT_LENGTH and value.isdigit() and len(value) <= MOST_DIGITS:
         length = int(value)
         return b"content-length", b"content-length: %d\r\n" % length, length
+    if kind == _DEADLINE:
+        try:
+            deadlines.unix_ns_of(value)
+        except ValueError:
+            return None
+        return deadlines.FIELD, b"%b: %b\r\n" % (deadlines.FIELD, value), -1
     return None
 
 
@@ -156,7 +165,7 @@ class RequestHead:
     """A request's head as collected by the parser's callbacks, then `close`d once it is complete."""
 
     __slots__ = (
-        "_connection", "_transfer_encodings", "_version", "authorization", "client_id", "content_length", "deployment",
+        "_connection", "_transfer_encodings", "_version", "authorization", "client_id", "content_length", "deadline", "deployment",
         "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target",
         "unsupported_expectation", "upgrade", "user_agent", "via",
     )  # fmt: skip
@@ -175,6 +184,8 @@ class RequestHead:
         self.upgrade: set[bytes] = set()
         self.via = b""
         self.user_agent = b""
+        self.deadline = 0
+        """Until when the caller has use for an answer (Unix nanoseconds); 0: it does not say."""
         self.expects_continue = False
         self.unsupported_expectation = False
         self._transfer_encodings: bytes | None = None
@@ -207,6 +218,8 @@ class RequestHead:
         if kind == _Kind.USER_AGENT:
             self.user_agent = self.user_agent or value
             self.lines += (name, b": ", value, b"\r\n")
+        elif kind == _Kind.DEADLINE:
+            self._until(value)
         elif kind == _Kind.CONNECTION:
             self._connection = (self._connection or set()) | _tokens(value)
         elif kind == _Kind.TRANSFER_ENCODING:
@@ -226,6 +239,15 @@ class RequestHead:
             self.via = self.via + b", " + value if self.via else value
         else:
             self.client_id = bytes(filter(_CLIENT_ID.__contains__, value))[:CLIENT_ID_LENGTH]
+
+    def _until(self, value: bytes) -> None:
+        if self.deadline:
+            raise BadHead("more than one x-request-deadline field")
+        try:
+            self.deadline = deadlines.unix_ns_of(value)
+        except ValueError as error:
+            raise BadHead(str(error)) from error
+        self.lines += (deadlines.FIELD, b": ", value, b"\r\n")
 
     @property
     def version(self) -> str:
@@ -360,6 +382,7 @@ _AUTHORIZATION = int(_Kind.AUTHORIZATION)
 _CONTENT_LENGTH = int(_Kind.CONTENT_LENGTH)
 _TRANSFER_ENCODING = int(_Kind.TRANSFER_ENCODING)
 _CONNECTION = int(_Kind.CONNECTION)
+_DEADLINE = int(_Kind.DEADLINE)
 
 
 def content_length(value: bytes, before: int | None = None) -> int:

@@ -10,6 +10,7 @@ from router.gateway import calls as calls_module
 from router.gateway.calls import Call, Calls, judge
 from router.gateway.responses import Refusal
 from router.gateway.routes import Endpoint
+from router.policy.deadlines import written_in
 from router.policy.matching import Table
 
 
@@ -39,6 +40,8 @@ LINES = (
     b"X-Other: c", b"x-other:d", b"X-Other:  e ", b"X-Empty:", b"X-Empty: ", b" folded", b"\tfolded", b"X: a\nY: b",
     b"X: a\rY: b", b"X: a\x00", b"X: \xff", b"X: \x7f", b"no colon", b": no name", b"X Y: 1", b"", b"TE: trailers",
     b"Keep-Alive: 5", b"x-ms-client-request-id: a!b",
+    b"X-Request-Deadline: 1", b"x-request-deadline: 2000000000.5", b"X-Request-Deadline: 2050-01-01T00:00:00Z",
+    b"X-Request-Deadline: soon", b"X_Request_Deadline: 1", b"X-Other: x-request-deadline: 1",
 )  # fmt: skip
 USUAL = (b"Host: a", b"Authorization: Bearer one", b"Content-Length: 1")
 heads = st.builds(
@@ -66,7 +69,7 @@ def meaning(call: Call, length: int, after_peer: bytes) -> tuple[object, ...]:
     fields = sorted(lines[1:], key=lambda line: line.partition(b":")[0].lower())
     return (
         call.endpoint, call.own, call.path, call.method, call.deployment, call.http10, call.keep_alive, call.chunked,
-        call.expects_continue, length, lines[:1], fields,
+        call.expects_continue, length, lines[:1], fields, call.deadline or written_in(after_peer),
     )  # fmt: skip
 
 
@@ -94,7 +97,11 @@ def test_heads_that_differ_in_one_plain_field_are_judged_once(monkeypatch: pytes
     monkeypatch.setattr(calls_module, "judge", counted)
     calls = Calls()
     for number in range(50):
-        lines = (b"traceparent: 00-%d" % number, b"Content-Length: %d" % (100 + number))
+        lines = (
+            b"traceparent: 00-%d" % number,
+            b"Content-Length: %d" % (100 + number),
+            b"X-Request-Deadline: 2000000000.%d" % number,
+        )
         raw = b"\r\n".join([FIRST[0], *USUAL[:2], *lines, b"", b""])
         call, length, after_peer = calls.find(raw, TABLE)
         assert (call.refusal, length) == (None, 100 + number)

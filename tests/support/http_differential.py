@@ -73,6 +73,7 @@ STRICTER: dict[str, Callable[[bytes], bool]] = {
     "a field that decides something, twice": lambda head: (
         _twice(rb"authorization")(head) or _twice(rb"azureml-model-deployment")(head)
     ),
+    "x-request-deadline twice, or no moment": _has(rb"^x-request-deadline:"),
     "Host is neither a name nor an address": lambda head: (
         _has(rb"^host:")(head) and not _has(rb"^host:[ \t]*" + _HOST + _END)(head)
     ),
@@ -136,7 +137,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-_OWN = (404, 417, 501)
+_OWN = (404, 408, 417, 501)
 """The gateway's own answers to requests that it has understood."""
 
 # Requests -------------------------------------------------------------------------------------------------------------
