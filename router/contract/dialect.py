@@ -260,6 +260,7 @@ ENDPOINT_EXTRAS = Record(
         "limits": Key(LIMITS),
         "priorities": Key(PRIORITIES),
         "hosts": Key(ListOf(filled)),
+        "server_timing": Key(boolean),
     },
 )
 SLO = Record(Slo, {"latency_ms": Key(number, stand_in=1000.0), "percentile": Key(number)})

@@ -60,6 +60,8 @@ class EndpointExtras:
     priorities: Priorities | None = None
     hosts: tuple[str, ...] = ()
     """Host names, in lower case and without port, that lead to this endpoint besides `<endpoint>.<domain>`."""
+    server_timing: bool = False
+    """Answers tell in `Server-Timing` where their time went."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mirror", tuple(self.mirror))

@@ -18,6 +18,7 @@ from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
 from router.gateway.timers import NEVER
+from router.gateway.timing import server_timing
 from router.gateway.upstream import LOOK_NS
 from router.policy.admission import HELD_BODY_BYTES, Admission, may_hold
 from router.policy.chunked import LAST, frame
@@ -47,7 +48,7 @@ class Exchange:
     """One request of one caller."""
 
     __slots__ = (
-        "_after_peer", "_block", "_chunked_out", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes",
+        "_after_peer", "_block", "_chunked_out", "_connecting_ns", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes",
         "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "expires", "first_byte", "held", "keep_alive", "lane", "named",
         "rank", "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
@@ -97,6 +98,8 @@ class Exchange:
         self._sampled = False
         self._refreshed = False
         self._chunked_out = False
+        self._connecting_ns = 0
+        """How long a new connection to the replica took."""
         self._cookie = b""
         """Fields of the answer that are ours: what is left of a limit, what keeps the caller with its deployment."""
         self._block = b""
@@ -321,6 +324,7 @@ class Exchange:
 
     def connected(self, connection: Upstream) -> None:
         """The connection it asked for is there."""
+        self._connecting_ns = time.monotonic_ns() - self.dispatched
         if self.expires < NEVER and self.is_late():
             connection.target.give_back(connection)
         else:
@@ -462,6 +466,8 @@ class Exchange:
             tail = self._frame(status, answer)
         if self._cookie:
             tail = self._cookie + tail
+        if lane.timed:
+            tail = server_timing(self.arrival, self.dispatched, self._connecting_ns, now, answered=True) + tail
         if answer.dated:
             self._block = b"".join((front, self.request_id, lane.after_id, tail))
         else:
@@ -555,6 +561,7 @@ class Exchange:
     def upstream_failed(self, failure: Failure) -> None:
         """The replica's connection is gone, or was none."""
         self.up = None
+        self._connecting_ns = 0
         if self.stage == ANSWERING:
             self._answer_failed(failure)
             return
@@ -649,6 +656,9 @@ class Exchange:
         extra = fields + self._state.date + connection_line(close=close, http10=self.call.http10)
         if self.lane is not None:
             extra = self.lane.label + extra
+            if self.lane.timed:
+                now = time.monotonic_ns()
+                extra += server_timing(self.arrival, self.dispatched, self._connecting_ns, now, answered=False)
         head_only = self.call.method == b"HEAD"
         answer = refuse(refusal, message, self.request_id, head_only=head_only, extra=extra)
         self.down.transport.write(answer)

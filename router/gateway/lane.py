@@ -43,7 +43,7 @@ class Lane:
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
         "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
-        "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timeout_ns",
+        "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
 
@@ -69,6 +69,8 @@ class Lane:
         self.present = 0
         """In flight plus queued in this worker, without those that are or were held."""
         self.weight = 0
+        self.timed = False
+        """Whether answers tell where their time went."""
         self.chooser: Chooser | None = None
         """Where the deployment wishes for more than the less loaded of two replicas."""
         self.failed = ""

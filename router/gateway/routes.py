@@ -211,6 +211,7 @@ class Endpoint:
         for name, lane in self.lanes.items():
             lane.weight = spec.traffic.get(name, 0)
             lane.rank(wanted=spec.extras.priorities is not None)
+            lane.timed = spec.extras.server_timing
         live = tuple(lane for _, lane in sorted(self.lanes.items()) if lane.weight > 0)
         assert sum(lane.weight for lane in live) in (0, WHOLE)
         self.split = Split(self._state, live)

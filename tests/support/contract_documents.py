@@ -28,6 +28,7 @@ tidegate:
   limits: {requests_per_second: 50, burst: 100, concurrent_requests: 20, max_body_bytes: 1048576}
   priorities: {header: x-priority, classes: [high, normal, low], default: normal}
   hosts: [Fraud.example.com, fraud.internal]
+  server_timing: true
 """
 
 KUBERNETES_ENDPOINT = """\

@@ -112,7 +112,9 @@ def endpoint_documents(draw: st.DrawFn) -> dict[str, Any]:
     only: dict[str, Any] = {"public_network_access": st.sampled_from(["enabled", "disabled", "Enabled"])}
     if kubernetes:
         only = {"$schema": st.just("https://x/kubernetesOnlineEndpoint.schema.json")}
-    extras: dict[str, Any] = {"hosts": st.lists(st.just("a.example"), max_size=1)}
+    extras: dict[str, Any] = {
+        "hosts": st.lists(st.just("a.example"), max_size=1), "server_timing": st.booleans()
+    }  # fmt: skip
     extras["stickiness"] = st.sampled_from([{"by": "client"}, {"by": "cookie", "name": "c"}])
     extras["limits"] = st.sampled_from(
         [{}, {"requests_per_second": 2.5, "burst": 9}, {"concurrent_requests": 1}, {"max_body_bytes": 9}]
@@ -206,7 +208,7 @@ ENDPOINT_SPECS = st.builds(
     compute=st.sampled_from([None, "azureml:cluster"]),
     identity=st.sampled_from([None, specs.Identity(), specs.Identity("user_assigned", ("/a", "/b"))]),
     extras=st.sampled_from([
-        specs.EndpointExtras(), specs.EndpointExtras(hosts=("a.example",), stickiness=specs.Stickiness("client")),
+        specs.EndpointExtras(), specs.EndpointExtras(hosts=("a.example",), server_timing=True, stickiness=specs.Stickiness("client")),
     ]),
     schema=st.sampled_from([None, "https://x/onlineEndpoint.schema.json"]),
 )  # fmt: skip

@@ -50,6 +50,7 @@ ENDPOINT: Mapping[str, str] = {
     "tidegate.priorities.classes.*": "Name of a class.",
     "tidegate.priorities.default": "Class of requests that name none, or an unknown one; the lowest by default.",
     "tidegate.hosts": "Host names that lead to this endpoint besides <endpoint>.<domain>.",
+    "tidegate.server_timing": "Whether answers tell in Server-Timing where their time went.",
 }
 
 _PROBE = {

@@ -68,6 +68,7 @@ def test_a_managed_endpoint_is_read() -> None:
     assert spec.identity is not None
     assert len(spec.identity.user_assigned_identities) == 2
     assert spec.extras.hosts == ("fraud.example.com", "fraud.internal")
+    assert spec.extras.server_timing is True
     assert spec.extras.stickiness == specs.Stickiness("header", "x-customer")
 
 

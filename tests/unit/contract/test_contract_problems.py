@@ -82,6 +82,7 @@ def problems(read: Any, text: Any, **told: Any) -> Any:
         (ENDPOINT + "tidegate:\n  limits: {requests_per_second: 0}", 3, "tidegate.limits.requests_per_second", None),
         (ENDPOINT + "tidegate:\n  limits: {requests_per_seconds: 5}", 3, "tidegate.limits.requests_per_seconds", "requests_per_second"),
         (ENDPOINT + "tidegate:\n  hosts: ['http://a/']", 3, "tidegate.hosts.0", None),
+        (ENDPOINT + "tidegate:\n  server_timing: sometimes", 3, "tidegate.server_timing", None),
         (ENDPOINT + "revision: 3", 2, "revision", None),
     ],
 )  # fmt: skip
