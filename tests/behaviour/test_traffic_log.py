@@ -26,7 +26,6 @@ AZURE = [
     "ResponseThrottlingDelayMs", "AuthType",
 ]  # fmt: skip
 PATH = "/v1/endpoints/shop/traffic-log"
-NOW = time.time_ns()
 CALLER = CallProfile("POST", "/score", "HTTP/1.1", "Key", "tides/1.0 \x9b31m", "nr-7")
 
 
@@ -36,7 +35,7 @@ def record(sequence: int, deployment: str = "blue", age_seconds: int = 0, **more
         "response_bytes": 20, "wait_us": 1500, "first_byte_us": 2500, "total_us": 3500, "replica": "r1",
         "profile": CALLER,
     }  # fmt: skip
-    return RequestRecord(sequence, NOW - age_seconds * 10**9, deployment, **(values | more))
+    return RequestRecord(sequence, time.time_ns() - age_seconds * 10**9, deployment, **(values | more))
 
 
 def message(*records: RequestRecord) -> bytes:
