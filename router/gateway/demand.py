@@ -64,7 +64,7 @@ class Reporter:
             busy = any(
                 lane.active or lane.present or lane.held or lane.in_service for lane in endpoint.lanes.values()
             ) or any(lane.draining() for lane in endpoint.lanes.values())
-            if busy or now - endpoint.last_report_ns >= HEARTBEAT_NS:
+            if busy or endpoint.leaving or now - endpoint.last_report_ns >= HEARTBEAT_NS:
                 self.report(endpoint, now)
 
     def report(self, endpoint: Endpoint, now: int) -> None:
@@ -72,7 +72,7 @@ class Reporter:
         start = endpoint.last_report_ns or now
         endpoint.last_report_ns = now
         rows = tuple(_row(lane, now) for lane in endpoint.lanes.values())
-        draining = tuple(one for lane in endpoint.lanes.values() for one in lane.draining())
+        draining = tuple(one for lane in (*endpoint.lanes.values(), *endpoint.leaving) for one in lane.draining())
         report = DemandReport(
             endpoint.name,
             unix_ns(start),

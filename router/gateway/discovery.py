@@ -33,6 +33,8 @@ class Discovery:
     def __init__(self, state: State) -> None:
         self._state = state
         self.endpoints: dict[str, Endpoint] = {}
+        self.leaving: dict[str, Endpoint] = {}
+        """Those that were deleted and have requests inside; also one that had until its last report."""
         self._replica_sets: dict[str, EndpointReplicas] = {}
         """Endpoint → the newest, also where the revision has not been read yet or the endpoint may come back."""
         self._say = Limited(_LOG)
@@ -82,11 +84,16 @@ class Discovery:
                 self._swap()
                 known.close()
                 known.ledger.flush()
+                if known.leaving:
+                    self.leaving[event.endpoint] = known
             return
         endpoint = known or Endpoint(self._state, event.endpoint)
         endpoint.apply_revision(event)
         if known is None:
             self.endpoints[event.endpoint] = endpoint
+            before = self.leaving.pop(event.endpoint, None)
+            if before is not None:
+                endpoint.leaving = before.leaving  # the one list of both: lanes leave it where they were made
             early = self._replica_sets.get(event.endpoint)
             if early is not None:
                 endpoint.apply_replicas(early)
@@ -97,7 +104,7 @@ class Discovery:
         if newest is not None and (event.generation, event.version) <= (newest.generation, newest.version):
             return
         self._replica_sets[event.endpoint] = event
-        endpoint = self.endpoints.get(event.endpoint)
+        endpoint = self.endpoints.get(event.endpoint) or self.leaving.get(event.endpoint)
         if endpoint is not None:
             endpoint.apply_replicas(event)
 

@@ -185,8 +185,9 @@ class Lane:
             counters.erring += 1
 
     def draining(self) -> list[tuple[str, int]]:
-        """(replica, requests in flight here) of every replica that drains."""
-        return [(one.id, one.in_flight) for one in self._targets.values() if one.draining and one.present]
+        """(replica, requests in flight here) of every replica that drains; all do whose deployment is gone."""
+        targets = self._targets.values()
+        return [(one.id, one.in_flight) for one in targets if self._closed or (one.draining and one.present)]
 
     def refresh(self) -> None:
         """Recompute who may get requests, and let in whoever waits for that."""
@@ -225,7 +226,9 @@ class Lane:
 
     def close(self) -> None:
         """The deployment is gone: its replicas' connections too, once they carry nothing."""
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self.endpoint.leaving.append(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -252,7 +255,7 @@ class Lane:
             board.let_go(f"{name}#{what}", Quantity.GAUGE)
         board.let_go(f"{name}#balance", Quantity.BALANCE)
         self.rank(wanted=False)
-        self.endpoint.lane_over()
+        self.endpoint.lane_over(self)
 
     # Entering, waiting, leaving -------------------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ class Endpoint:
         "keys_in_use",
         "lanes",
         "last_report_ns",
+        "leaving",
         "ledger",
         "limiter",
         "max_body",
@@ -112,6 +113,8 @@ class Endpoint:
         self.ledger = Ledger(state.log, name, state.counters)
         self.lanes: dict[str, Lane] = {}
         """Lower-case deployment name → its lane."""
+        self.leaving: list[Lane] = []
+        """Of deployments that are gone, as long as a request is inside: nobody may end its replica before."""
         self.revision = 0
         self.replicas_version = 0
         self.spec: EndpointSpec | None = None
@@ -261,8 +264,9 @@ class Endpoint:
                 exchange.endpoint_deleted()
             lane.close()
 
-    def lane_over(self) -> None:
+    def lane_over(self, lane: Lane) -> None:
         """The last request of a deployment that is gone has ended; after the endpoint's own end nobody else flushes."""
+        self.leaving.remove(lane)
         if self._closed:
             self.ledger.flush()
 

@@ -212,6 +212,10 @@ class _Worker:
         self._state.renew_date()
         endpoints = list(self._discovery.endpoints.values())
         self._reporter.turn(endpoints)
+        for name, endpoint in list(self._discovery.leaving.items()):
+            self._report_now(endpoint)
+            if not endpoint.leaving:
+                del self._discovery.leaving[name]
         now = self._loop.time()
         if everything or now >= self._records_due:
             self._records_due = now + self._settings.record_period_seconds

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from router.contract.events import ReplicaState
 from tests.support.gateway_board import small_board
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Request, ask, caller, echo, post, scripted
@@ -115,3 +116,55 @@ async def test_who_is_sent_back_by_a_deployment_that_is_gone_goes_to_its_success
         die.set()
         got = await asyncio.wait_for(asked, 30)
         assert (got.status, got.body, got.headers["azureml-model-deployment"]) == (200, b"hello", "green")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["deployment", "endpoint"])
+async def test_who_is_inside_something_that_is_deleted_is_reported_until_answered(rig: Rig, *, whole: bool) -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        await echo(request, writer)
+
+    async with scripted(slow) as upstream, scripted() as other:
+        stays = {"green": [replica(other.port)]}
+        both = {"blue": [replica(upstream.port, replica_id="old")], **stays}
+        await rig.publish("demo", dict.fromkeys(both, deployment()), {"blue": 100}, both)
+        async with caller(rig.port) as connection:
+            connection.send(post(b"last"))
+            await until(lambda: upstream.requests, "it is inside")
+            if whole:
+                rig.publisher.delete("demo")
+            else:
+                rig.publisher.endpoint("demo", {"green": deployment()}, {"green": 100})
+            leaving = replica(upstream.port, ReplicaState.DRAINING, "old")
+            version = rig.publisher.replicas("demo", {"blue": [leaving], **({} if whole else stays)})
+            await rig.applied("demo", version=version)
+            seen = [one for one in rig.demand if one.replicas_version == version]
+            assert {one.draining for one in seen} == {(("old", 1),)}
+            release.set()
+            assert (await connection.answer()).body == b"last"
+        await until(lambda: not rig.demand[-1].draining and rig.demand[-1].endpoint == "demo", "nobody is inside")
+
+
+async def test_who_is_inside_a_deleted_endpoint_is_reported_also_when_it_is_made_again(rig: Rig) -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        await echo(request, writer)
+
+    async with scripted(slow) as upstream:
+        sets = {"blue": [replica(upstream.port, replica_id="old")]}
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, sets)
+        async with caller(rig.port) as connection:
+            connection.send(post(b"last"))
+            await until(lambda: upstream.requests, "it is inside")
+            rig.publisher.delete("demo")
+            await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(1, replica_id="new")]})
+            version = rig.publisher.replicas("demo", {"blue": [replica(2, replica_id="new")]})
+            await rig.applied("demo", version=version)
+            assert {one.draining for one in rig.demand if one.replicas_version == version} == {(("old", 1),)}
+            release.set()
+            assert (await connection.answer()).body == b"last"
+        await until(lambda: not rig.demand[-1].draining, "nobody is inside")

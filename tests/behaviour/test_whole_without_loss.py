@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.support.whole import until, whole
+from tests.support.whole import Load, until, whole
 
 
 async def test_200_first_requests_at_once_to_an_endpoint_at_zero_are_all_answered(tmp_path: Path) -> None:
@@ -68,3 +69,21 @@ async def test_scale_in_under_load_fails_nothing(tmp_path: Path) -> None:
                 await running.more(load, 200)
         assert load.failures == []
         assert load.answered == load.sent
+
+
+async def test_who_is_inside_a_deployment_that_is_deleted_is_answered_by_it(tmp_path: Path) -> None:
+    async with whole(tmp_path) as running:
+        await running.create("rollout", {"blue": {}, "green": {}}, {"blue": 100})
+        async with running.load("rollout", callers=4, body={"delay": 3}) as load:
+            await until("callers inside blue", _as_many_as(load, 4))
+            await running.tree.run("online-endpoint", "update", "-n", "rollout", "--traffic", "blue=0 green=100")
+            await running.tree.run("online-deployment", "delete", "-n", "blue", "-e", "rollout", "--yes")
+        assert load.failures == []
+        assert load.answers["blue"] >= 4
+
+
+def _as_many_as(load: Load, count: int) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return load.sent >= count
+
+    return look
