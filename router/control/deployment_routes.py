@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from router.contract import azure
-from router.contract.errors import InvalidSpec, Problem
+from router.contract.errors import InvalidSpec, NotFound, Problem
 from router.control import changes, views
 from router.control.answers import answer, following, precondition, tagged
 from router.control.asset_references import check_files
@@ -34,7 +35,11 @@ async def list_deployments(request: web.Request) -> web.Response:
     plane = request.app[PLANE]
     standing = await plane.standing(request.match_info["endpoint"])
     names = sorted(standing.content.deployments.keys() | (await plane.leaving(standing)).keys())
-    return answer({"value": [await _shown(plane, standing, name) for name in names]})
+    value = []
+    for name in names:
+        with contextlib.suppress(NotFound):  # its deletion has ended since we began
+            value.append(await _shown(plane, standing, name))
+    return answer({"value": value})
 
 
 async def get_deployment(request: web.Request) -> web.Response:

@@ -232,6 +232,20 @@ async def test_a_deployment_with_traffic_is_not_deleted_and_the_error_names_the_
     assert (await plane.call("GET", "/v1/endpoints/shop")).json["traffic"] == {"green": 100}
 
 
+async def test_a_list_goes_on_without_a_deployment_whose_deletion_ends_meanwhile(plane: Running) -> None:
+    names = [f"d{number:02}" for number in range(20)]
+    await plane.endpoint("shop", *names)
+    path = "/v1/endpoints/shop/deployments"
+    for name in reversed(names[1:]):
+        deleted = await plane.call("DELETE", f"{path}/{name}")
+        lists = [asyncio.create_task(plane.call("GET", path)) for _ in range(8)]
+        left = names[: names.index(name)]
+        await plane.autoscaler.say("shop", {one: ready(deleted.json["revision"]) for one in left})
+        assert {one.status for one in await asyncio.gather(*lists)} == {200}
+        assert (await plane.call.ended(deleted))["status"] == "Succeeded"
+    assert [one["name"] for one in (await plane.call("GET", path)).json["value"]] == names[:1]
+
+
 async def test_an_endpoint_is_gone_when_nothing_of_it_runs_and_numbers_go_on(plane: Running) -> None:
     revision = await plane.endpoint("shop", "blue", traffic={"blue": 100})
     keys = (await plane.call("POST", "/v1/endpoints/shop/keys/list")).json
