@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help compiled demo test test-kubernetes fuzz lint bench bench-gateway bench-log bench-kubernetes cluster cluster-down clean \
+.PHONY: help compiled demo test test-kubernetes fuzz soak lint bench bench-gateway bench-log bench-kubernetes cluster cluster-down clean \
   setup lock crds
 
 SUMMARY ?=
@@ -15,6 +15,7 @@ BENCH ?=
 NODES ?= 1
 KWOK ?= 0
 MINUTES ?= 10
+SEED ?=
 # A real Apache Kafka comes from Maven Central and runs on Java; what is there already is not installed.
 KAFKA := default-jre-headless:java maven:mvn
 # A real Kubernetes is built from Go modules; its nodes and Tidegate's image need these.
@@ -50,6 +51,9 @@ test-kubernetes: setup ## Everything on a real Kubernetes, also what takes long 
 
 fuzz: setup ## Fuzz what reads HTTP and keep what is new (MINUTES=10)
 	@bash deploy/fuzz.sh $$(($(MINUTES) * 60))
+
+soak: setup ## All of Tidegate under load and chaos; every request is accounted for (MINUTES=10, JSON=file.json, SEED=n)
+	@.venv/bin/python -m loadtests.soak --minutes '$(MINUTES)' $(if $(JSON),--json '$(JSON)') $(if $(SEED),--seed '$(SEED)')
 
 compiled: setup ## The live path compiled ahead of time, in build/compiled
 	@bash deploy/system-packages.sh gcc:gcc

@@ -1,0 +1,150 @@
+"""The way of a request: a connection, the fields that every request has, and what is checked of every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from loadtests.soak.account import BROKEN, LATE, STATUS, WRONG, Account, Request
+from loadtests.soak.wire import Broken, Connection, Head, Wrong, request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+DEADLINE_SECONDS = 90.0
+"""For one request, with everything that is done to it meanwhile."""
+_POOLED_SECONDS = 20.0
+
+
+class Unasked(Exception):
+    """A status that the request does not deserve."""
+
+
+@dataclass(slots=True)
+class Road:
+    """To one gateway, for all callers."""
+
+    url: str
+    keys: dict[str, str]
+    """Endpoint → its key."""
+    account: Account
+    chance: random.Random
+    _pool: list[Connection] = field(default_factory=list)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 80)
+
+    @contextlib.asynccontextmanager
+    async def asking(self, kind: str, endpoint: str, *, repeatable: bool = True) -> AsyncIterator[Request]:
+        """One request; the account hears how it ended, whatever the body of the block runs into."""
+        asked = self.account.begin(kind, endpoint)
+        asked.repeatable = repeatable
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                yield asked
+        except Broken as error:
+            self.account.failed(asked, BROKEN, str(error))
+        except Unasked as error:
+            self.account.failed(asked, STATUS, str(error))
+        except Wrong as error:
+            self.account.failed(asked, WRONG, str(error))
+        except TimeoutError:
+            self.account.failed(asked, LATE, f"not over after {DEADLINE_SECONDS:g} s")
+        else:
+            self.account.ok(asked)
+
+    @contextlib.asynccontextmanager
+    async def connection(self, asked: Request, *, fresh: bool = False) -> AsyncIterator[Connection]:
+        """A connection of its own, or one that others have used and, if it stays whole, others will."""
+        connection = None if fresh else self._pooled()
+        if connection is None:
+            asked.opening = asked.opened = time.monotonic()
+            connection = await Connection.to(*self.address)
+        asked.port, asked.opening, asked.opened = connection.port, connection.opening, connection.opened
+        asked.idle = time.monotonic() - connection.used
+        whole = False
+        try:
+            yield connection
+            whole = True
+        finally:
+            asked.heard = connection.received > 0
+            connection.used = time.monotonic()
+            if whole and not fresh and not connection.ended and not connection.last:
+                self._pool.append(connection)
+            else:
+                connection.abort()
+
+    def _pooled(self) -> Connection | None:
+        now = time.monotonic()
+        while self._pool:
+            connection = self._pool.pop()
+            if connection.quiet and now - connection.used < _POOLED_SECONDS:
+                return connection
+            if connection._buffer:
+                self.account.fault(f"bytes on an idle connection: {bytes(connection._buffer[:300])!r}")
+            connection.abort()
+        return None
+
+    def end(self) -> None:
+        """Close what is idle."""
+        for connection in self._pool:
+            connection.close()
+        self._pool.clear()
+
+    def fields(self, asked: Request, *more: str) -> tuple[str, ...]:
+        """What every request says."""
+        key = self.keys.get(asked.endpoint, "none")
+        return ("Host: soak.example", f"Authorization: Bearer {key}", f"X-Soak-Id: {asked.id}", *more)
+
+    def post(self, asked: Request, body: bytes, *more: str) -> bytes:
+        """A whole POST."""
+        return request(target(asked), *self.fields(asked, *more), body=body)
+
+    async def answered(self, connection: Connection, asked: Request, *, status: int = 200) -> Head:
+        """The head of the answer to `asked`, its marks checked. Raises `Unasked` for another status, with its words."""
+        head = await connection.head()
+        fields = head.fields
+        asked.status, asked.deployment = head.status, fields.get("azureml-model-deployment", "")
+        asked.replica = int(fields.get("x-soak-pid", 0))
+        if head.status != status:
+            text = (await connection.body(head)).decode(errors="replace")
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                asked.code = json.loads(text)["error"]["code"]
+            raise Unasked(f"{head.status} {text[:300]}")
+        if not self.account.first_time(fields.get("x-request-id", "")):
+            raise Wrong(f"x-request-id {fields.get('x-request-id')!r} was another answer's")
+        return head
+
+    async def mine(self, connection: Connection, asked: Request, *, status: int = 200) -> Head:
+        """The same for a model's answer: it must be to this very request, which must have come to it once."""
+        head = await self.answered(connection, asked, status=status)
+        if head.fields.get("x-soak-id") != asked.id:
+            raise Wrong(f"the answer to {head.fields.get('x-soak-id')!r} came to {asked.id!r}")
+        if head.fields.get("x-soak-seen") != "1":
+            raise Wrong(f"came {head.fields.get('x-soak-seen')} times to one replica")
+        return head
+
+
+def target(asked: Request) -> str:
+    """Of a request to an endpoint."""
+    return f"/endpoints/{asked.endpoint}/score"
+
+
+def is_told(body: bytes, asked: Request, sent: bytes | hashlib._Hash, head: Head) -> None:
+    """Check the model's JSON: our id, our body, and the deployment that the gateway says it was."""
+    told = json.loads(body)
+    digest = hashlib.sha256(sent).hexdigest() if isinstance(sent, bytes) else sent.hexdigest()
+    if told["id"] != asked.id or told["sha256"] != digest:
+        raise Wrong(f"{told} is not about {asked.id!r} with the hash {digest}")
+    if told["model"] != head.fields.get("azureml-model-deployment"):
+        raise Wrong(f"{told['model']!r} answered as {head.fields.get('azureml-model-deployment')!r}")

@@ -1,0 +1,14 @@
+"""A short soak: everything at once, and every request accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loadtests.soak.soak import soak
+
+
+async def test_under_load_changes_and_deaths_every_request_is_answered_or_explained(tmp_path: Path) -> None:
+    outcome = await soak(tmp_path, seconds=20, seed=20)
+    assert outcome.problems == []
+    assert outcome.account.asked > 500
+    assert outcome.verdict.ok + outcome.verdict.explained.total() == outcome.account.asked
