@@ -40,9 +40,9 @@ class Refusal(enum.Enum):
     NO_REPLICA = (503, "NoReplicaReady", 5, Outcome.NO_REPLICA)
     DEPLOYMENT_FAILED = (503, "DeploymentFailed", 0, Outcome.NO_REPLICA)
     STOPPING = (503, "Stopping", 1, Outcome.NO_REPLICA)
-    DEADLINE_PAST = (408, "DeadlineExceeded", 0, Outcome.REFUSED)
+    DEADLINE_PAST = (408, "DeadlineAlreadyPassed", 0, Outcome.REFUSED)
     """It had passed when the request came."""
-    DEADLINE_WAITING = (408, "DeadlineExceeded", 0, Outcome.QUEUE_TIMEOUT)
+    DEADLINE_WAITING = (408, "DeadlineExceededWaiting", 0, Outcome.QUEUE_TIMEOUT)
     """It passed before the request was sent to a replica."""
     DEADLINE = (408, "DeadlineExceeded", 0, Outcome.TIMEOUT)
     MODEL_TIMEOUT = (408, "RequestTimeout", 0, Outcome.TIMEOUT)

