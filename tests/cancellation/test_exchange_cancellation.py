@@ -147,6 +147,64 @@ async def test_while_a_connection_to_the_replica_is_made(
     assert [one.body for one in upstream.requests] == [b"next"]
 
 
+async def test_while_it_is_unclear_where_it_belongs(rig: Rig, upstream: ScriptedReplica) -> None:
+    """By its body, of which nothing has come."""
+    near = deployment(concurrency=1, tidegate={"affinity": {"by": "body"}})
+    sets = {"blue": [replica(upstream.port), replica(upstream.port, replica_id="other")]}
+    await rig.publish("demo", {"blue": near}, {"blue": 100}, sets)
+    async with caller(rig.port) as connection:
+        request = post(b"hello")
+        connection.send(request[:-5])
+        await asyncio.sleep(0.01)
+        connection.abort()
+        await leave_and_check(rig, upstream)
+    assert (await ask(rig.port)).status == 200
+
+
+async def test_politely_while_it_waits_in_the_queue_or_is_worked_on(rig: Rig, upstream: ScriptedReplica) -> None:
+    """By closing, which looks like shutting the sending side only."""
+
+    async def never(request: Request, writer: asyncio.StreamWriter) -> None:
+        await request.read_body()
+        await gone(request.reader)
+
+    upstream.script = never
+    await serve(rig, upstream)
+    async with caller(rig.port) as first, caller(rig.port) as second:
+        first.send(post(b"hello"))
+        await until(lambda: upstream.requests, "it works")
+        second.send(post(b"hello"))
+        await until(lambda: rig.demand[-1].rows[0].queued, "it waits")
+        second.writer.close()
+        await until(lambda: rig.records, "it has left the queue")
+        first.writer.close()
+        await asyncio.wait_for(upstream.aborted.wait(), 30)
+        await leave_and_check(rig, upstream, recorded=2)
+    assert len(upstream.requests) == 1
+
+
+async def test_while_it_reads_slower_than_the_answer_comes(rig: Rig, upstream: ScriptedReplica) -> None:
+    stuck = asyncio.Event()
+
+    async def pour(request: Request, writer: asyncio.StreamWriter) -> None:
+        await request.read_body()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"x" * 100_000)
+            if writer.transport.get_write_buffer_size() > 1_000_000:
+                stuck.set()
+                await gone(request.reader)
+
+    upstream.script = pour
+    await serve(rig, upstream)
+    async with caller(rig.port, limit=1000) as connection:
+        connection.send(post(b"hello"))
+        await asyncio.wait_for(stuck.wait(), 30)
+        connection.abort()
+        await asyncio.wait_for(upstream.aborted.wait(), 30)
+        await leave_and_check(rig, upstream)
+
+
 async def test_while_the_replica_works(rig: Rig, upstream: ScriptedReplica) -> None:
     async def never(request: Request, writer: asyncio.StreamWriter) -> None:
         await request.read_body()
