@@ -27,9 +27,13 @@ local sent = 0
 request = function()
   sent = sent + 1
   wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", sent * 2654435761, sent)
-  return wrk.format(nil, nil)
+  return wrk.format(nil, {path})
 end
 """
+
+
+_TIMEOUT_SECONDS = 30
+"""Of one request: a big one through a busy machine takes longer than wrk's two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,32 @@ class LoadResult:
 
 
 def post(
-    url: str, *, key: str, seconds: float, connections: int, body_bytes: int, cpu: int | None, traced: bool = False
+    url: str,
+    *,
+    key: str,
+    seconds: float,
+    connections: int,
+    body_bytes: int,
+    cpu: int | None,
+    traced: bool = False,
+    spare: bool = False,
+    numbered: tuple[str, int] | None = None,
 ) -> LoadResult:
     """POST `body_bytes` again and again over keep-alive connections for `seconds`, from one thread on core `cpu`.
 
-    With `traced`, every request carries a `traceparent` of its own, so that no two heads are alike.
+    With `traced`, every request carries a `traceparent` of its own, so that no two heads are alike; its path is then one of
+    `numbered`, a path with %d in it and how many there are, by chance. With `spare`, the client takes only what others leave
+    of the core.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
-        script.write_text(_SCRIPT.format(size=body_bytes, key=key, request=_NEW_TRACE_EACH_TIME if traced else ""))
+        path = f'string.format("{numbered[0]}", math.random({numbered[1]}))' if numbered else "nil"
+        request = _NEW_TRACE_EACH_TIME.format(path=path) if traced else ""
+        script.write_text(_SCRIPT.format(size=body_bytes, key=key, request=request))
         pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
-        command = [*pin, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
+        pin += ["nice", "-n", "19"] if spare else []
+        command = [*pin, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", f"{_TIMEOUT_SECONDS}s"]
+        command += ["-s", str(script), url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", done.stdout)
     if found is None:

@@ -7,29 +7,62 @@ same program with few rows and nginx alone. Exit code 1 when a goal is missed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from loadtests.gateway.ground import Ground
+from loadtests.gateway.ground import OURS, Ground
 from loadtests.gateway.peers import roster
-from loadtests.gateway.rows import first_answer, idle, post
+from loadtests.gateway.plot import svg
+from loadtests.gateway.rows import (
+    bodies,
+    first_answer,
+    hostile,
+    idle,
+    latency,
+    many,
+    memory,
+    open_streams,
+    post,
+    streams,
+    tls,
+    workers,
+)
 from loadtests.gateway.sizes import Sizes
 from loadtests.scoreboard import Row, save, show
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-
-NAMES = ("post", "heads", "idle", "first")
+_ROWS: dict[str, Callable[[Ground], list[Row]]] = {
+    "tls": tls.rows,
+    "latency": latency.rows,
+    "streams": streams.rows,
+    "bodies": bodies.rows,
+    "hostile": hostile.rows,
+    "memory": memory.rows,
+    "open-streams": open_streams.rows,
+    "workers": workers.rows,
+    "many": many.rows,
+    "idle": idle.rows,
+    "first": first_answer.rows,
+}
+NAMES = ("post", "heads", *_ROWS)
 """What `--row` may name."""
-QUICK = Sizes(repetitions=1, seconds=1)
+QUICK = Sizes(
+    repetitions=1, seconds=1, streams=50, connections=200, open_streams=200, period_seconds=0.5, endpoints=50, slices=1
+)
 _HELP = {
     "repetitions": "interleaved rounds",
     "seconds": "of each measurement",
+    "streams": "open SSE streams whose chunks are counted",
+    "connections": "held open to tell what one of them takes",
+    "open_streams": "SSE streams held at once",
+    "period_seconds": "between two chunks of one of them",
+    "endpoints": "in the snapshot",
+    "slices": "of each case that a hostile shadow is compared in",
 }
 
 
@@ -38,8 +71,7 @@ def measure(ground: Ground, names: Collection[str]) -> list[Row]:
     made: list[Row] = []
     if {"post", "heads"} & set(names):
         made += post.rows(ground, names)
-    each: dict[str, Callable[[Ground], list[Row]]] = {"idle": idle.rows, "first": first_answer.rows}
-    for name, rows in each.items():
+    for name, rows in _ROWS.items():
         if name in names:
             made += rows(ground)
     return made
@@ -62,16 +94,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         rows = measure(Ground(Path(folder), sizes, peers, say), names)
-    show(f"The gateway beside its peers ({sizes.repetitions} interleaved rounds: median, least–most)", rows)
+    how = "compiled" if _compiled() else "interpreted"
+    title = f"The gateway ({how}) beside its peers, {sizes.repetitions} interleaved rounds: median (least–most)"
+    show(title, rows)
     print(f"took {time.monotonic() - started:.0f} s; load average before: {load:.1f}, now: {os.getloadavg()[0]:.1f}")
     if options.json:
         save(options.json, rows)
+    if options.plot:
+        options.plot.write_text(svg(title, rows, ours=OURS))
     return 1 if any(row.met is False for row in rows) else 0
+
+
+def _compiled() -> bool:
+    """Whether what is measured is the live path compiled ahead of time; its processes start where this one did."""
+    found = importlib.util.find_spec("router.gateway.downstream")
+    return found is not None and not str(found.origin).endswith(".py")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.gateway", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the rows, as SVG")
     parser.add_argument("--row", action="append", choices=NAMES, help="only this; may be repeated")
     parser.add_argument("--peer", action="append", choices=roster.NAMES, help="only this; may be repeated")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not what it measures")

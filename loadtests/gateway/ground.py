@@ -82,7 +82,8 @@ def contenders(folder: Path, names: Collection[str], work: Work) -> Iterator[dic
         asyncio.run(subject.publish_all(data, [subject.usual(work.models, mirror=work.mirror)]))
         flags = ["--tls-cert", str(work.tls.certificate), "--tls-key", str(work.tls.key)] if work.tls else []
         ours = subject.workers(data, port, [PROXY_CORE], mirror=subject.on_core(OTHER_CORE), flags=flags)
-        made[OURS] = Contender(OURS, port, tuple(running.enter_context(ours)), tls)
+        worker, *mirrors = running.enter_context(ours)
+        made[OURS] = Contender(OURS, port, (worker,), tls, tuple(mirrors))
         for name in names:
             port = free_port()
             pids = running.enter_context(roster.start(name, folder / f"peer-{name}", port, work, PROXY_CORE))

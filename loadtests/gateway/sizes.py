@@ -13,3 +13,15 @@ class Sizes:
     """Interleaved rounds; the first one, which only warms up, comes on top."""
     seconds: int = 3
     """Of each measurement; whole ones, as wrk takes them."""
+    streams: int = 1_000
+    """Open SSE streams whose chunks are counted."""
+    connections: int = 5_000
+    """Held open to tell what one of them takes."""
+    open_streams: int = 50_000
+    """Held at once by one machine."""
+    period_seconds: float = 10.0
+    """Between two chunks of one of them."""
+    endpoints: int = 10_000
+    """In the snapshot, each with three deployments."""
+    slices: int = 8
+    """Of half a second, of each of the cases that a hostile shadow is compared in."""

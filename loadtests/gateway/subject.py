@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["ENDPOINT", "publish", "publish_all", "published", "tidegate", "workers"]
 
 _CONCURRENCY = 1000
+_MOST_OF_AZURE = 50
+"""Percent; more is mirrored by a word of our own."""
 Published = tuple[EndpointRevision, EndpointReplicas]
 
 
@@ -58,7 +60,10 @@ def published(
         for deployment, ports in models.items()
     }
     endpoint: dict[str, Any] = {"name": name, "traffic": dict(traffic)}
-    if mirror_traffic:
+    if max(mirror_traffic.values(), default=0) > _MOST_OF_AZURE:
+        targets = [{"deployment": one, "fraction": percent / 100} for one, percent in mirror_traffic.items()]
+        endpoint["tidegate"] = {"mirror": targets}
+    elif mirror_traffic:
         endpoint["mirror_traffic"] = dict(mirror_traffic)
     hashed = hashlib.sha256(key.encode()).hexdigest()
     sets = {
@@ -105,20 +110,22 @@ async def publish(data: DataLayout, models: Mapping[str, int], key: str) -> None
 def workers(
     data: DataLayout, port: int, cpus: Sequence[int | None], *, mirror: Sequence[str] | None, flags: Sequence[str] = ()
 ) -> Iterator[list[int]]:
-    """One gateway worker on each of `cpus` (None: any core), all on `port`; yields their pids once they listen.
+    """One gateway worker on each of `cpus` (None: any core), all on `port`; yields their pids once they listen, and behind them
+    that of the mirror.
 
     `mirror`: through which program the mirror runs (see `running`); None for no mirror.
     """
     url = f"embedded:{data.log}"
     with contextlib.ExitStack() as started:
+        mirrors = []
         if mirror is not None:
-            started.enter_context(role("mirror", data.root, url, through=mirror))
+            mirrors.append(started.enter_context(role("mirror", data.root, url, through=mirror)))
         pids = []
         for number, cpu in enumerate(cpus):
             words = ["--port", str(port), "--worker", str(number), "--workers", str(len(cpus)), *flags]
             pids.append(started.enter_context(role("gateway", data.root, url, *words, through=on_core(cpu))))
         wait_for_port(port)
-        yield pids
+        yield [*pids, *mirrors]
 
 
 @contextlib.contextmanager

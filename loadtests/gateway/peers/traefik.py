@@ -81,8 +81,9 @@ def _wait_for_routes(port: int, *, tls: bool) -> None:
     """It listens before it has read its routes, and knows nobody until then."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        if _status(port, tls=tls) != http.HTTPStatus.NOT_FOUND:
-            return
+        with contextlib.suppress(OSError):  # without routes it has no certificate either
+            if _status(port, tls=tls) != http.HTTPStatus.NOT_FOUND:
+                return
         time.sleep(0.02)
     raise TimeoutError(f"Traefik on port {port} has no routes after {READY_SECONDS:g} s")
 

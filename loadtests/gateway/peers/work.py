@@ -42,7 +42,10 @@ class Contender:
     name: str
     port: int
     pids: tuple[int, ...]
+    """What its figures count."""
     tls: bool = False
+    beside: tuple[int, ...] = ()
+    """Processes that do a part of the work elsewhere."""
 
     @property
     def url(self) -> str:

@@ -1,0 +1,58 @@
+"""One TLS 1.3 handshake after another, each with a connection of its own, one request on it, and no session resumed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import ssl
+import sys
+import time
+
+from loadtests.gateway.load.answers import complete, good
+from loadtests.gateway.peers.work import KEY
+from loadtests.waiting import HOST
+
+
+def context() -> ssl.SSLContext:
+    """Takes any certificate: what is measured is the server."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    return made
+
+
+def once(port: int, asked: bytes, client: ssl.SSLContext) -> None:
+    """Connect, ask once, close. Raises RuntimeError when the answer is no 200."""
+    with socket.create_connection((HOST, port), 20) as plain, client.wrap_socket(plain, server_hostname=HOST) as secure:
+        secure.sendall(asked)
+        answer = b""
+        while not answer or not complete(answer):
+            if not (got := secure.recv(65536)):
+                break
+            answer += got
+    if not good(answer):
+        raise RuntimeError(f"answered {answer[:100]!r}")
+
+
+def main() -> int:
+    """`--port N --path P --seconds S`; {"handshakes": n} on standard output."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+    asked = (
+        f"POST {options.path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
+        "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    ).encode()
+    client, done, ends = context(), 0, time.monotonic() + options.seconds
+    while time.monotonic() < ends:
+        once(options.port, asked, client)
+        done += 1
+    print(json.dumps({"handshakes": done}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
