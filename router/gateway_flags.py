@@ -49,6 +49,12 @@ _FLAGS: dict[str, tuple[str, Any, str, str]] = {
     "idle-seconds": ("idle_seconds", _at_least(0.1, float), "S", "longest that a connection may be idle"),
     "body-seconds": ("body_seconds", _at_least(0.1, float), "S", "over how long a body has to keep --min-rate"),
     "send-seconds": ("send_seconds", _at_least(0.1, float), "S", "over how long a slow reader has to keep --min-rate"),
+    "memory-limit": (
+        "memory_limit_bytes", byte_count, "BYTES", "of each worker; 0 = its share of the control group's limit, if there is one"
+    ),
+    "overload-lag": (
+        "overload_lag_seconds", _at_least(0, float), "S", "how late a worker may run before it refuses requests; 0 = any"
+    ),
     "min-rate": ("min_rate_bytes", byte_count, "BYTES", "per second, of bodies and of slow readers; 0 = any"),
 }  # fmt: skip
 

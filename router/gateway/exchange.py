@@ -115,6 +115,8 @@ class Exchange:
             self.refuse(call.refusal, call.message)
         elif call.endpoint is None:
             self._own(call.own)
+        elif self._state.shedding:
+            self.refuse(Refusal.OVERLOADED, "this gateway has more to do than it can: try again, or another one")
         else:
             dated = call.deadline or (self._after_peer is not call.after_peer and DEADLINE in self._after_peer)
             if dated and not self._begins_in_time(call.deadline or written_in(self._after_peer)):
@@ -147,7 +149,7 @@ class Exchange:
 
     def _own(self, path: bytes) -> None:
         """The gateway's own two routes."""
-        ready = self._state.ready and not self._state.stopping
+        ready = self._state.ready and not self._state.stopping and not self._state.shedding
         status, text = (200, "ok\n") if ready or path == b"/healthz" else (503, "not ready\n")
         self._status = status
         close = self._closes()
@@ -554,7 +556,7 @@ class Exchange:
 
     def _closes(self) -> bool:
         """Whether the caller's connection ends with this answer."""
-        return not self.keep_alive or self._state.stopping or not self.request_complete
+        return not self.keep_alive or self._state.closing or not self.request_complete
 
     # What goes wrong ------------------------------------------------------------------------------------------------
 

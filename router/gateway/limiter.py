@@ -87,6 +87,9 @@ class Limiter:
         """Whether it may pass; else it has been refused."""
         if self._classes is not None:
             exchange.rank = self._classes.rank(exchange)
+            if self._state.pressed and exchange.rank == self._classes.lowest:
+                exchange.refuse(Refusal.OVERLOADED, "this gateway has much to do, and the lowest class goes last")
+                return False
         bucket, cells = self._bucket, self._state.board.cells
         taken = origin = tokens = 0
         now = exchange.arrival

@@ -39,6 +39,7 @@ class Refusal(enum.Enum):
     QUEUE_TIMEOUT = (429, "QueueTimeout", 1, Outcome.QUEUE_TIMEOUT)
     NO_REPLICA = (503, "NoReplicaReady", 5, Outcome.NO_REPLICA)
     DEPLOYMENT_FAILED = (503, "DeploymentFailed", 0, Outcome.NO_REPLICA)
+    OVERLOADED = (503, "Overloaded", 2, Outcome.REFUSED)
     STOPPING = (503, "Stopping", 1, Outcome.NO_REPLICA)
     DEADLINE_PAST = (408, "DeadlineAlreadyPassed", 0, Outcome.REFUSED)
     """It had passed when the request came."""

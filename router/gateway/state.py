@@ -90,6 +90,12 @@ class State:
         self.sequence = 0
         self.ready = False
         self.stopping = False
+        self.closing = False
+        """Connections end with their answers: the worker stops, or is short of something."""
+        self.pressed = False
+        """Requests of the lowest class are refused."""
+        self.shedding = False
+        """New requests are refused."""
         self.held_bytes = 0
         """Request bodies of waiting requests."""
         self.idle_ns = int(settings.idle_seconds * 1e9)

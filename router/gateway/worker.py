@@ -23,6 +23,7 @@ from router.gateway.discovery import Discovery
 from router.gateway.doorbell import Doorbell
 from router.gateway.downstream import Downstream
 from router.gateway.figures import families
+from router.gateway.guard import Guard
 from router.gateway.records import renew_clock
 from router.gateway.state import State
 from router.gateway.tee import Tee
@@ -111,6 +112,7 @@ class _Worker:
             report_now=self._report_now,
             report_soon=self._report_soon,
         )
+        self._guard = Guard(self._state)
         self._discovery = Discovery(self._state)
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
         self._reporter = Reporter(log, self._courier.hand)
@@ -124,12 +126,14 @@ class _Worker:
         return [
             *writer_families(self._log.dropped(), self._courier),
             *families(self._state.counters, self._state.refusals, self._discovery.endpoints.values()),
+            *self._guard.families(),
         ]
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """The worker's whole life."""
         state = self._state
         self._courier.open()
+        self._guard.open()
         try:
             async with asyncio.TaskGroup() as group:
                 background = [
@@ -161,7 +165,7 @@ class _Worker:
             await stop.wait()
         finally:
             self._state.ready = False
-            self._state.stopping = True
+            self._state.stopping = self._state.closing = True
             await self._accept_the_rest(server)
 
     def _near_side(self) -> asyncio.Protocol:
@@ -249,6 +253,7 @@ class _Worker:
     async def _close(self) -> None:
         """Everything this worker opened, in order, also after a failure."""
         state = self._state
+        self._guard.close()
         for timer in self._due.values():
             timer.cancel()
         for connection in list(state.connections):

@@ -135,6 +135,10 @@ class GatewaySettings:
     """Of this worker; 0 = as many as the process's descriptors are good for."""
     max_connections_per_client: int = 0
     """Of this worker, from one address or one /64 of IPv6; 0 = any: a load balancer is one client."""
+    memory_limit_bytes: int = 0
+    """Of this worker; 0 = its share of the control group's limit, where there is one. New requests are refused at 95 % of it."""
+    overload_lag_seconds: float = 2.0
+    """New requests are refused when the event loop runs so late again and again; 0 = never. Ten times what a busy worker has."""
     max_pipelined: int = 64
     """Requests that may wait behind one another on a connection before it is not read any more."""
     activation_seconds: float = 300.0

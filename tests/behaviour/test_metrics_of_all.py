@@ -19,6 +19,7 @@ from router.contract.events import DEMAND, REQUESTS
 from router.control import metrics
 from router.control.fleet import Fleet
 from router.gateway import figures as gateway_figures
+from router.gateway import guard
 from router.gateway.refusals import Refusals
 from router.gateway.state import Counters
 from router.runtime import vitals
@@ -142,6 +143,7 @@ async def test_the_page_has_every_name_there_is_and_no_other(plane: Running, tmp
     )
     health = health_of(link, {**gauges, ("log_lag_messages", DEMAND): 1})
     counted = [*writer_families({}, courier), *gateway_figures.families(Counters(), Refusals(), [])]
+    counted += guard.families(0, 0.0, 0, 0, 0, 0)
     counted += kubernetes_figures.families({}, {})
     kafka = metrics.render([], Fleet(lambda: None), 0, health, {"gateway-0": text_of(counted)})
     assert names_in(text) | names_in(kafka.decode()) == documented()

@@ -1,0 +1,50 @@
+"""What this process has of the machine's memory, and what it may have. Linux."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_NO_LIMIT = 1 << 60
+"""Version 1 of cgroups says "none" with a number above this."""
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def group_limit(own: Path = _OWN, groups: Path = _CGROUPS) -> int | None:
+    """The least limit of the process's control group and of those above it; None where there is none."""
+    found: list[int] = []
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = groups / controllers
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        folder = root / path.lstrip("/")
+        # In a container the path may be one outside of what is mounted; then the root is its own group.
+        for level in (folder, *folder.parents):
+            found += [int(text) for text in _lines(level / name) if text.isdigit() and int(text) < _NO_LIMIT]
+            if level == root:
+                break
+    return min(found, default=None)
+
+
+def _lines(path: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return path.read_text().splitlines()
+    return []
+
+
+def give_back() -> bool:
+    """Let the allocator return what it does not use; whether it did. Only glibc's can be asked."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and bool(trim(0))
