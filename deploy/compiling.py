@@ -19,7 +19,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDERS = ("router/policy", "router/gateway")
 """All of them, as one compilation unit: between its classes, calls and attributes need no look-up."""
-INTERPRETED = ("router/gateway/worker.py",)
+INTERPRETED = (
+    "router/gateway/certificate_store.py",
+    "router/gateway/certificates.py",
+    "router/gateway/worker.py",
+)
 """But for these, which gain nothing by it."""
 _PACKAGES = ("router", "mirror", "autoscaler")
 _PROGRAM = """

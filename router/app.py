@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from router.compute import add_backend_arguments, add_object_arguments, object_settings
 from router.contract.errors import TidegateError
-from router.gateway_flags import add_limit_arguments, limit_settings
+from router.gateway_flags import add_limit_arguments, add_tls_arguments, limit_settings, tls_settings
 from router.leading import add_lease_argument
 from router.runtime.settings import (
     AutoscalerSettings,
@@ -130,6 +130,7 @@ async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         autoscaler=targets,
         credentials=for_posting(targets),
         **limit_settings(flags),
+        **tls_settings(flags),
     )
     await run(settings, log, stopping.stop, ready)
 
@@ -235,6 +236,7 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
         parser.add_argument("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too")
         parser.add_argument("--drain-seconds", type=float, default=30.0, help="longest wait for open exchanges")
         add_limit_arguments(parser)
+        add_tls_arguments(parser)
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -372,7 +374,7 @@ class TreeSettings:
     domain: str = "localhost"
     drain_seconds: float = 30.0
     limits: tuple[str, ...] = ()
-    """The gateway's words about its limits."""
+    """The gateway's words about its limits and about TLS."""
     compute: tuple[str, ...] = ()
     """The autoscaler's words about backends."""
     objects: tuple[str, ...] = ()

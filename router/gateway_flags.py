@@ -1,4 +1,4 @@
-"""The flags of the gateway's own limits, for `tidegate gateway` and for `tidegate up`, and the settings they make. Wiring only.
+"""The flags of the gateway's own limits and of TLS, for `tidegate gateway` and for `tidegate up`, and the settings they make. Wiring only.
 
 Defaults and reasons stand in `GatewaySettings`; a flag that is not given changes nothing.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from router.runtime.settings import GatewaySettings
@@ -82,3 +83,42 @@ def limit_settings(flags: argparse.Namespace) -> dict[str, Any]:
 def limits_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
     """The words that give a worker the same limits."""
     return tuple(f"--{flag}={getattr(flags, setting)}" for flag, (setting, *_) in _FLAGS.items())
+
+
+def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    """What switches TLS on. Paths are made absolute: a role has a working folder of its own."""
+    add = parser.add_argument
+    add(
+        "--tls-cert",
+        type=_absolute,
+        default="",
+        metavar="FILE",
+        help="speak TLS with this certificate (PEM, with those that vouch for it)",
+    )
+    add("--tls-key", type=_absolute, default="", metavar="FILE", help="its private key (PEM, without a password)")
+    add(
+        "--tls-dir",
+        type=_absolute,
+        default="",
+        metavar="DIR",
+        help="further certificates, each for the names in it: NAME.crt with NAME.key, or NAME/tls.crt with NAME/tls.key; files "
+        "are looked at every second, and new ones taken without ending a connection",
+    )
+
+
+def _absolute(text: str) -> str:
+    return str(Path(text).expanduser().absolute()) if text else ""
+
+
+_TLS = ("tls_cert", "tls_key", "tls_dir")
+
+
+def tls_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `GatewaySettings`."""
+    return {setting: getattr(flags, setting) for setting in _TLS}
+
+
+def tls_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
+    """The words that give a worker the same."""
+    given = {setting.replace("_", "-"): value for setting, value in tls_settings(flags).items() if value}
+    return tuple(f"--{flag}={value}" for flag, value in given.items())

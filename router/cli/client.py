@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from router.contract.errors import TidegateError
+from router.contract.errors import InvalidSpec, Problem, TidegateError
 
 DEFAULT_URL = "http://127.0.0.1:8081"
 CONFLICT_RETRIES = 8
@@ -97,8 +98,9 @@ class HttpPeer:
         fix: str,
         timeout_seconds: float = 60.0,
         always: Mapping[str, str] = MappingProxyType({}),
+        authorities: str = "",
     ) -> None:
-        """`always`: headers of every request. Raises `BadUrl`."""
+        """`always`: headers of every request; `authorities`: PEM file of those to trust, empty: the system's. Raises `BadUrl`."""
         parts = urlsplit(base)
         try:
             port = parts.port
@@ -111,13 +113,13 @@ class HttpPeer:
         self.fix = fix
         self.timeout_seconds = timeout_seconds
         self._always = always
+        self._authorities = authorities
         self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
         self._tls = parts.scheme == "https"
 
     def connect(self) -> http.client.HTTPConnection:
         """An open connection; raises `Unreachable`."""
-        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=self.timeout_seconds)
+        connection = self._unconnected()
         try:
             connection.connect()
         except OSError as error:
@@ -125,8 +127,22 @@ class HttpPeer:
             raise self.unreachable(error) from None
         return connection
 
+    def _unconnected(self) -> http.client.HTTPConnection:
+        if not self._tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self.timeout_seconds)
+        try:
+            context = ssl.create_default_context(cafile=self._authorities or None)
+        except OSError as error:
+            message = f"must name a PEM file of authorities: {error.strerror or error}"
+            raise InvalidSpec([Problem("--cacert", message, self._authorities)]) from None
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self.timeout_seconds, context=context)
+
     def unreachable(self, error: Exception) -> Unreachable:
         """The sentence for a failure of the connection."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not trusted: {error.verify_message}"
+            fix = "name the authority's file with --cacert or SSL_CERT_FILE"
+            return Unreachable(f"cannot reach {self.what} at {self.base} ({reason}): {fix}")
         if isinstance(error, ConnectionRefusedError):
             reason = "connection refused"
         elif isinstance(error, TimeoutError):

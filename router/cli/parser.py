@@ -155,6 +155,11 @@ def _invoke(group: Group) -> None:
     invoke.add_argument("--request-file", "-r", required=True, metavar="FILE", help="the request's body; - is stdin")
     invoke.add_argument("--deployment-name", "-d", metavar="NAME", help="this deployment, whatever its traffic")
     invoke.add_argument("--content-type", default="application/json", help="default: %(default)s")
+    invoke.add_argument(
+        "--cacert",
+        metavar="FILE",
+        help="trust the authorities in this PEM file for https (default: the system's, or those in SSL_CERT_FILE)",
+    )
 
 
 def _deployment_group(parsers: Parsers) -> None:

@@ -38,7 +38,13 @@ def send(session: Session) -> int:
         headers["azureml-model-deployment"] = flags.deployment_name
     url = urlsplit(endpoint["scoring_uri"])
     fix = "is the gateway running (`tidegate up`)?"
-    gateway = HttpPeer(f"{url.scheme}://{url.netloc}", what="the endpoint", fix=fix, timeout_seconds=TIMEOUT_SECONDS)
+    gateway = HttpPeer(
+        f"{url.scheme}://{url.netloc}",
+        what="the endpoint",
+        fix=fix,
+        timeout_seconds=TIMEOUT_SECONDS,
+        authorities=flags.cacert or "",
+    )
     path = url.path + (f"?{url.query}" if url.query else "")
     session.detail(f"POST {endpoint['scoring_uri']}, {len(body)} bytes")
     return _exchange(session, gateway, path, headers, body)

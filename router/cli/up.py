@@ -23,7 +23,7 @@ from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.compute import objects_passed_on, passed_on
 from router.contract.errors import InvalidSpec, Problem, TidegateError, Unavailable
-from router.gateway_flags import limits_passed_on
+from router.gateway_flags import limits_passed_on, tls_passed_on
 from router.runtime import vitals
 from router.runtime.credentials import is_loopback
 from router.runtime.log.kafka_url import KafkaUrl
@@ -57,6 +57,7 @@ def up(session: Session) -> int:
     log = flags.log or f"embedded:{data.log}"
     where = check_url(log)
     check_login(flags)
+    check_certificates(flags)
     prepare(data)
     with only_one(data):
         await_predecessors(data)
@@ -75,11 +76,11 @@ def up(session: Session) -> int:
                 port=port,
                 control_host=flags.control_host,
                 control_port=control_port,
-                gateway_url=(flags.gateway_url or url_of(flags.host, port)).rstrip("/"),
+                gateway_url=(flags.gateway_url or url_of(flags.host, port, scheme_of(flags))).rstrip("/"),
                 workers=flags.workers,
                 domain=flags.domain,
                 drain_seconds=flags.drain_seconds,
-                limits=limits_passed_on(flags),
+                limits=(*limits_passed_on(flags), *tls_passed_on(flags)),
                 compute=compute_words(flags, control_port),
                 objects=objects_passed_on(flags),
                 access_log=flags.access_log.expanduser().absolute() if flags.access_log is not None else None,
@@ -106,6 +107,18 @@ def check_login(flags: argparse.Namespace) -> None:
         told.append(Problem(ASSETS_KEY_FILE, message))
     if told:
         raise InvalidSpec(told)
+
+
+def check_certificates(flags: argparse.Namespace) -> None:
+    """What is wrong with certificates is said here, before anything starts. Raises `InvalidSpec`."""
+    from router.gateway.certificate_store import served
+
+    served(flags.tls_cert, flags.tls_key, flags.tls_dir, ())
+
+
+def scheme_of(flags: argparse.Namespace) -> str:
+    """What callers speak with the gateway."""
+    return "https" if flags.tls_cert or flags.tls_dir else "http"
 
 
 def compute_words(flags: argparse.Namespace, control_port: int) -> tuple[str, ...]:
@@ -200,10 +213,11 @@ def taken_port(host: str, port: int, flag: str) -> Iterator[int]:
         yield found
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, scheme: str = "http") -> str:
     """How a client on this machine reaches `host`:`port`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable and "[" not in reachable else f"http://{reachable}:{port}"
+    bracketed = f"[{reachable}]" if ":" in reachable and "[" not in reachable else reachable
+    return f"{scheme}://{bracketed}:{port}"
 
 
 class Up:

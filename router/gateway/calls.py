@@ -88,8 +88,8 @@ def too_large(endpoint: Endpoint) -> str:
     return f"the request's body is larger than {endpoint.max_body} bytes"
 
 
-def judge(raw: bytes, table: Table[Endpoint]) -> Call:
-    """The call that the head `raw` (with its closing empty line) makes."""
+def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http") -> Call:
+    """The call that the head `raw` (with its closing empty line) makes on a connection of `scheme`."""
     head = RequestHead()
     parser = HttpRequestParser(head)
     try:
@@ -101,6 +101,7 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
         if not is_request_head(raw):
             raise BadHead("not a request line and fields, each with one space and a closing CR LF")
         head.close(version)
+        head.forwarded_proto = head.forwarded_proto or scheme
     except (HttpParserError, BadHead) as error:
         return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}", raw)
     if parser.get_method() == b"CONNECT":
@@ -117,9 +118,11 @@ def judge(raw: bytes, table: Table[Endpoint]) -> Call:
 class Calls:
     """The calls that were judged lately. `whole` has them by all their bytes."""
 
-    __slots__ = ("_bases", "_lines", "whole")
+    __slots__ = ("_bases", "_lines", "_scheme", "whole")
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: bytes = b"http") -> None:
+        """`scheme`: what callers speak, `http` or `https`."""
+        self._scheme = scheme
         self.whole: dict[bytes, Call] = {}
         self._bases: dict[bytes, Call] = {}
         """By the lines that have come before, without those of one request only."""
@@ -134,7 +137,7 @@ class Calls:
     def find(self, raw: bytes, table: Table[Endpoint]) -> tuple[Call, int, bytes]:
         """(call, length of the body, end of the head for the replica) of the head `raw`, which `whole` does not have."""
         if len(raw) > LONGEST:
-            call = judge(raw, table)
+            call = judge(raw, table, self._scheme)
             return call, call.length, call.after_peer
         lines = raw[:-4].split(b"\r\n")
         known = self._lines
@@ -144,7 +147,7 @@ class Calls:
             found = self._beside(lines[:], fresh, table)
             if found is not None:
                 return found
-        call = judge(raw, table)
+        call = judge(raw, table, self._scheme)
         if call.refusal is not Refusal.BAD_REQUEST:
             if len(self.whole) >= MOST:
                 self.whole.clear()
@@ -179,7 +182,7 @@ class Calls:
     def _base(self, lines: bytes, table: Table[Endpoint]) -> Call:
         base = self._bases.get(lines)
         if base is None:
-            base = judge(lines + b"\r\n\r\n", table)
+            base = judge(lines + b"\r\n\r\n", table, self._scheme)
             if len(self._bases) >= MOST:
                 self._bases.clear()
             self._bases[lines] = base

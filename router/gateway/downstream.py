@@ -484,6 +484,9 @@ class Downstream:
         connection = self.transport.get_extra_info("socket")
         if connection is not None and not self.transport.is_closing():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            tls = self.transport.get_extra_info("tls")
+            if tls is not None:
+                tls.truncate()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """The connection is gone."""

@@ -20,6 +20,8 @@ def families(counters: Counters, refusals: Refusals, endpoints: Iterable[Endpoin
     """Of one worker since its start; `endpoints` as it routes them, each once."""
     for name, words, value in (
         ("connections", "Connections of callers", counters.connections),
+        ("tls_handshakes", "TLS handshakes of callers that came about", counters.handshakes),
+        ("tls_handshakes_failed", "TLS handshakes of callers that did not", counters.handshakes_failed),
         ("requests", "Requests", counters.requests),
         (
             "refused",

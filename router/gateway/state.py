@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from router.gateway.calls import Calls
 from router.gateway.refusals import Refusals
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from router.gateway.calls import Answer
     from router.gateway.connections import Connections
     from router.gateway.doorbell import Doorbell
-    from router.gateway.downstream import Downstream
     from router.gateway.routes import Endpoint
     from router.gateway.tee import Tee
     from router.gateway.timers import Wheel
@@ -35,6 +34,8 @@ class Counters:
     """What the worker has done since its start; cheap enough to count always."""
 
     connections: int = 0
+    handshakes: int = 0
+    handshakes_failed: int = 0
     requests: int = 0
     retried: int = 0
     unreachable: int = 0
@@ -45,6 +46,19 @@ class Counters:
     shadows_dropped: int = 0
     shortened: int = 0
     """Records that lack path, user agent and the caller's own id, because their message had too many different ones."""
+
+
+class Connection(Protocol):
+    """A caller's, whatever is spoken on it."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What to abort in the end."""
+        ...
+
+    def leave_if_idle(self, since: int) -> None:
+        """The worker stops: end now if nothing has come since the monotonic time `since`."""
+        ...
 
 
 class State:
@@ -82,9 +96,9 @@ class State:
         self.report_soon = report_soon
         """The same a moment later, with what comes meanwhile: requests begin to queue."""
         self.table: Table[Endpoint] = Table({}, {})
-        self.calls = Calls()
+        self.calls = Calls(settings.scheme.encode())
         self.answers: dict[bytes, Answer] = {}
-        self.connections: set[Downstream] = set()
+        self.connections: set[Connection] = set()
         self.counters = Counters()
         self.refusals = Refusals()
         self.sequence = 0

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, cast
 
 from router.gateway import downstream
 from router.gateway.board import Board
+from router.gateway.certificate_store import served
 from router.gateway.connections import Connections, most_connections
 from router.gateway.demand import Reporter
 from router.gateway.discovery import Discovery
 from router.gateway.doorbell import Doorbell
 from router.gateway.downstream import Downstream
+from router.gateway.entrance import PROTOCOLS, Entering, Entrance
 from router.gateway.figures import families
 from router.gateway.guard import Guard
 from router.gateway.records import renew_clock
@@ -32,6 +34,7 @@ from router.runtime.courier import Courier
 from router.runtime.vitals import offered, writer_families
 
 if TYPE_CHECKING:
+    from router.gateway.certificate_store import Certificates
     from router.gateway.routes import Endpoint
     from router.runtime.exposition import Family
     from router.runtime.log.base import Log
@@ -54,15 +57,16 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready
     """Serve until `stop`, then drain for at most `settings.drain_seconds`, flush and return.
 
     `on_ready` is called once the routing snapshot is complete and the port listens. Raises `OSError` when the port
-    cannot be had.
+    cannot be had, and `InvalidSpec` when a certificate cannot.
     """
+    certificates = served(settings.tls_cert, settings.tls_key, settings.tls_dir, tuple(PROTOCOLS))
     listener = _bind(settings)
     board: Board | None = None
     try:
         settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Waiting for the row's lock (a predecessor that is still draining) must not stop the loop.
         board = await asyncio.to_thread(Board, settings.data.board, settings.worker, settings.workers)
-        worker = _Worker(settings, log, board, listener)
+        worker = _Worker(settings, log, board, listener, certificates)
         async with offered(settings.data.vitals, f"gateway-{settings.worker}", worker.vitals):
             await worker.serve(stop, on_ready)
     finally:
@@ -91,7 +95,14 @@ def _bind(settings: GatewaySettings) -> socket.socket:
 class _Worker:
     """The parts and their lives."""
 
-    def __init__(self, settings: GatewaySettings, log: Log, board: Board, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        log: Log,
+        board: Board,
+        listener: socket.socket,
+        certificates: Certificates | None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._log = log
@@ -113,6 +124,8 @@ class _Worker:
             report_soon=self._report_soon,
         )
         self._guard = Guard(self._state)
+        self._certificates = certificates
+        self._entrance = Entrance(self._state, certificates) if certificates is not None else None
         self._discovery = Discovery(self._state)
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
         self._reporter = Reporter(log, self._courier.hand)
@@ -141,6 +154,8 @@ class _Worker:
                     group.create_task(state.tee.keep_connected(), name="mirror connection"),
                     group.create_task(self._observe(), name="observers"),
                 ]
+                if self._certificates is not None:
+                    background.append(group.create_task(self._certificates.follow(), name="certificates"))
                 ending = group.create_task(stop.wait(), name="stop")
                 caught_up = group.create_task(self._caught_up.wait(), name="caught up")
                 await asyncio.wait((ending, caught_up), return_when=asyncio.FIRST_COMPLETED)
@@ -169,7 +184,8 @@ class _Worker:
             await self._accept_the_rest(server)
 
     def _near_side(self) -> asyncio.Protocol:
-        return cast("asyncio.Protocol", Downstream(self._state))
+        near = Downstream(self._state) if self._entrance is None else Entering(self._entrance)
+        return cast("asyncio.Protocol", near)
 
     async def _accept_the_rest(self, server: asyncio.Server) -> None:
         """Stop accepting, without losing those that the kernel has accepted already.

@@ -115,6 +115,13 @@ class GatewaySettings:
     """Bytes that may wait for the mirror, per worker; beyond it single shadows are dropped and counted."""
     drain_seconds: float = 30.0
     """Longest wait for exchanges under way after SIGTERM."""
+    tls_cert: str = ""
+    """PEM file of the certificate, with those that vouch for it, that is shown where no other is for the name asked for;
+    empty with `tls_dir` empty too: no TLS."""
+    tls_key: str = ""
+    """PEM file of its private key."""
+    tls_dir: str = ""
+    """Folder with further pairs, each for the names in its certificate; empty: none."""
     max_head_bytes: int = 65536
     """Request line plus headers."""
     max_header_fields: int = 100
@@ -150,6 +157,11 @@ class GatewaySettings:
     is as direct."""
     credentials: Credentials | None = None
     """What autoscalers on other machines are shown and must show; None = nothing."""
+
+    @property
+    def scheme(self) -> str:
+        """What callers speak."""
+        return "https" if self.tls_cert or self.tls_dir else "http"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.runtime.processes import identity
 from tests.support.cli_tree import COMMAND, ROOT, UpTree, processes_naming
+from tests.support.tls_authority import Authority
 
 
 @pytest.fixture
@@ -154,6 +155,28 @@ def test_an_interrupt_from_the_terminal_ends_it_in_order(start: Callable[..., Up
     os.killpg(tree.process.pid, signal.SIGINT)
     assert tree.process.wait(180) == 0, tree.words()
     assert [name for name, pid in pids.items() if identity(pid)] == []
+
+
+def test_with_a_certificate_it_speaks_https_and_says_so(start: Callable[..., UpTree], tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    pair = authority.issue("gateway", ["localhost", "127.0.0.1"])
+    tree = start("--tls-cert", str(pair.chain), "--tls-key", str(pair.key))
+    url = tree.about()["gateway_url"]
+    assert url.startswith("https://127.0.0.1:")
+    with urllib.request.urlopen(f"{url}/healthz", timeout=30, context=authority.trusted()) as answer:
+        assert answer.status == 200
+    assert f"{url}/endpoints/" in tree.said.read_text()
+    tree.run("online-endpoint", "create", "-n", "shop")
+    shown = json.loads(tree.run("online-endpoint", "show", "-n", "shop").stdout)
+    assert shown["scoring_uri"].startswith(url)
+
+
+def test_a_certificate_that_cannot_serve_is_said_before_anything_starts(
+    start: Callable[..., UpTree], tmp_path: Path
+) -> None:
+    tree = start("--tls-cert", str(tmp_path / "none.pem"), "--tls-key", str(tmp_path / "none.key"))
+    assert tree.process.wait(60) == 1
+    assert "--tls-cert: cannot be read: No such file or directory" in tree.said.read_text()
 
 
 def test_help_is_there_for_every_command() -> None:
