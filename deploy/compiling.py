@@ -17,7 +17,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDERS = ("router/policy", "router/gateway")
+FOLDERS = ("router/policy", "router/gateway", "router/runtime/http2")
 """All of them, as one compilation unit: between its classes, calls and attributes need no look-up."""
 INTERPRETED = (
     "router/gateway/certificate_store.py",

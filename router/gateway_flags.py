@@ -44,6 +44,7 @@ _FLAGS: dict[str, tuple[str, Any, str, str]] = {
     ),
     "max-header-bytes": ("max_head_bytes", byte_count, "BYTES", "request line and headers"),
     "max-headers": ("max_header_fields", _at_least(1, int), "N", "header fields of a request"),
+    "http2-streams": ("http2_streams", _at_least(1, int), "N", "requests at once on one connection of HTTP/2"),
     "max-body-bytes": ("max_body_bytes", byte_count, "BYTES", "of a request, where its endpoint says nothing; 0 = any"),
     "max-pipelined": ("max_pipelined", _at_least(1, int), "N", "requests that wait on a connection before it is not read"),
     "header-seconds": ("header_seconds", _at_least(0.1, float), "S", "longest that a request's head may take"),

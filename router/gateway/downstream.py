@@ -14,7 +14,9 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from router.gateway.calls import refused, too_large
+from router.gateway.ends import Near
 from router.gateway.exchange import ANSWERING, Exchange
+from router.gateway.http2.serving import Serving
 from router.gateway.leaving import Watch
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
@@ -29,16 +31,18 @@ _LINGER_NS = 2_000_000_000
 """After an answer to a request that had not wholly come: time for the caller to read it before the connection ends."""
 _LINGER_BYTES = 16 << 20
 _BACKLOG_BYTES = 65536
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
+"""With which the preface of HTTP/2 begins; to HTTP/1.1 it is a head."""
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: what is not sent yet is dropped, and the other end is told that the connection broke."""
 
 
-class Downstream:
+class Downstream(Near):
     """One caller's connection; a protocol by its methods alone, so that it can be compiled."""
 
     __slots__ = (
         "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_pace", "_read_paused", "_state",
-        "_unsent", "_unwelcome", "_watch", "deadline", "exchange", "paused", "paused_since", "peer", "quiet_since", "slot", "transport",
+        "_unsent", "_unwelcome", "_used", "_watch", "quiet_since",
     )  # fmt: skip
 
     def __init__(self, state: State) -> None:
@@ -62,6 +66,8 @@ class Downstream:
         self._head_since = 0
         self.quiet_since = 0
         """Since when it is between two requests."""
+        self._used = False
+        """It has begun with HTTP/1.1, and stays with that."""
         self._discarded = 0
         self._ended = False
         """The caller sends nothing more."""
@@ -148,6 +154,7 @@ class Downstream:
 
     def _skip_empty_lines(self, data: bytes) -> None:
         """Empty lines before a request line are tolerated (RFC 9112, 2.2)."""
+        self._used = True
         at = 0
         while data.startswith(b"\r\n", at):
             at += 2
@@ -164,6 +171,9 @@ class Downstream:
         elif end > state.settings.max_head_bytes:
             self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
             return
+        elif raw == _HTTP2 and not self._used:
+            self._become_http2(data)
+            return
         elif raw.count(b"\r\n") - 2 > state.settings.max_header_fields:
             text = f"more than {state.settings.max_header_fields} header fields"
             self._refuse(Refusal.TOO_MANY_FIELDS, text, data)
@@ -179,6 +189,15 @@ class Downstream:
             self._first_chunks(exchange, data[end:])
         else:
             self._first_body(exchange, data, end, length)
+
+    def _become_http2(self, data: bytes) -> None:
+        """The caller speaks HTTP/2 without having asked (RFC 9113, 3.3): from here on somebody else reads its bytes."""
+        self.connection_lost(None)
+        self._state.counters.connections -= 1
+        successor = Serving(self._state)
+        self.transport.set_protocol(cast("asyncio.Protocol", successor))
+        successor.connection_made(self.transport)
+        successor.data_received(data)
 
     def _first_body(self, exchange: Exchange, data: bytes, end: int, length: int) -> None:
         """Take what came of the body with the head."""
@@ -313,6 +332,7 @@ class Downstream:
         """The exchange has ended; on to the next request, or to the end."""
         self.exchange = None
         self._decoder = None
+        self._used = True
         if self.transport.is_closing():
             return
         if cut:

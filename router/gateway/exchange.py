@@ -28,14 +28,13 @@ from router.policy.retrying import Failure, Next, after
 
 if TYPE_CHECKING:
     from router.gateway.calls import Answer, Call
-    from router.gateway.downstream import Downstream
+    from router.gateway.ends import Far, Near
     from router.gateway.lane import Lane
     from router.gateway.routes import Endpoint
     from router.gateway.state import State
     from router.gateway.sticking import Telling
     from router.gateway.target import Target
     from router.gateway.tee import Shadow
-    from router.gateway.upstream import Upstream
 
 NEW, WAITING, CONNECTING, SENT, ANSWERING, DONE = range(6)
 _MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
@@ -54,7 +53,7 @@ class Exchange:
         "rank", "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
     )  # fmt: skip
 
-    def __init__(self, state: State, down: Downstream, call: Call, after_peer: bytes) -> None:
+    def __init__(self, state: State, down: Near, call: Call, after_peer: bytes) -> None:
         self._state = state
         self._after_peer = after_peer
         """The end of the head for the replica, with what only this request has."""
@@ -75,7 +74,7 @@ class Exchange:
         self.endpoint = call.endpoint
         self.lane: Lane | None = None
         self.target: Target | None = None
-        self.up: Upstream | None = None
+        self.up: Far | None = None
         self.connecting: asyncio.Task[None] | None = None
         self.named = False
         self.rank = 0
@@ -324,7 +323,7 @@ class Exchange:
         look = now + LOOK_NS
         self._state.wheel.arm(self.down, min(deadline, look))
 
-    def connected(self, connection: Upstream) -> None:
+    def connected(self, connection: Far) -> None:
         """The connection it asked for is there."""
         self._connecting_ns = time.monotonic_ns() - self.dispatched
         if self.expires < NEVER and self.is_late():
@@ -332,7 +331,7 @@ class Exchange:
         else:
             self._send(connection)
 
-    def _send(self, up: Upstream) -> None:
+    def _send(self, up: Far) -> None:
         call = self.call
         self.stage = SENT
         self.up = up
@@ -655,6 +654,8 @@ class Exchange:
         self._end(close=close)
 
     def _say(self, refusal: Refusal, message: str, *, close: bool, fields: bytes = b"") -> None:
+        if self.down.says(refusal, message, fields):
+            return
         extra = fields + self._state.date + connection_line(close=close, http10=self.call.http10)
         if self.lane is not None:
             extra = self.lane.label + extra

@@ -13,6 +13,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, cast
 
+from router.gateway.ends import Far
 from router.policy.chunked import BadChunk, Decoder
 from router.policy.grammar import may_begin_response
 from router.policy.retrying import Failure
@@ -44,11 +45,10 @@ _MOST_INTERIM = 32
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
 
 
-class Upstream:
+class Upstream(Far):
     """One connection to a replica; a protocol by its methods alone, so that it can be compiled."""
 
-    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_reusable", "exchange", "held_back", "paused", "target",
-                 "transport", "used")  # fmt: skip
+    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_reusable", "held_back", "used")  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target

@@ -126,6 +126,8 @@ class GatewaySettings:
     """Request line plus headers."""
     max_header_fields: int = 100
     """Of one request: Apache's and Envoy's default."""
+    http2_streams: int = 100
+    """Requests at once on one connection of HTTP/2; more are refused, to be sent again."""
     max_body_bytes: int = 0
     """Of one request, where its endpoint says nothing; 0 = any: bodies pass through, they do not fill memory."""
     header_seconds: float = 30.0

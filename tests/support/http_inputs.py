@@ -18,8 +18,8 @@ _METHODS = (b"GET", b"HEAD")
 
 
 async def requests(memory: MemoryGateway, data: bytes) -> None:
-    """A caller's bytes."""
-    if data:
+    """A caller's bytes, as long as they are not HTTP/2's."""
+    if data and not data[1:].startswith(b"PRI * HTTP/2.0\r\n\r\n"):
         await check_requests(memory, data[1:], _SIZES[data[0] & 7])
 
 

@@ -1,0 +1,38 @@
+"""How much of what costs its sender nothing one HTTP/2 connection may send.
+
+A request that is reset at once, by its caller or because its caller broke it, has cost work and earned nothing; frames that
+only keep house are work too. Both have an allowance that time fills up again, and honest use as well: a request that was
+answered makes up for one that was not, a frame that we send for two that answer it.
+"""
+
+from __future__ import annotations
+
+RESETS = 200
+"""At once."""
+RESETS_PER_SECOND = 20.0
+HOUSEKEEPING = 1000
+HOUSEKEEPING_PER_SECOND = 100.0
+PER_FRAME_SENT = 2.0
+
+
+class Allowance:
+    """Of one kind, for one connection. `now` is in monotonic nanoseconds."""
+
+    __slots__ = ("_left", "_most", "_per_second", "_since")
+
+    def __init__(self, most: int, per_second: float, now: int) -> None:
+        self._most = float(most)
+        self._left = float(most)
+        self._per_second = per_second
+        self._since = now
+
+    def spend(self, now: int, cost: float = 1.0) -> bool:
+        """Take `cost`; False: there was not enough left."""
+        filled = self._left + (now - self._since) / 1e9 * self._per_second
+        self._since = now
+        self._left = min(self._most, filled) - cost
+        return self._left >= 0
+
+    def earn(self, amount: float = 1.0) -> None:
+        """What the connection did besides was worth this much."""
+        self._left = min(self._most, self._left + amount)

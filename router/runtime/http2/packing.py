@@ -1,0 +1,68 @@
+"""Header blocks without memory: every field as a literal that no table keeps (RFC 7541, 6.2.2).
+
+An encoder with a dynamic table costs several times as much CPU here as it saves bytes, and what it remembers belongs to one
+connection. Without one, a line is the same bytes for everybody, so those that come again are looked up.
+"""
+
+from __future__ import annotations
+
+from hpack.table import HeaderTable
+
+Field = tuple[bytes, bytes]
+"""(name in lower case, value)."""
+_STATUS = {
+    int(value): bytes([0x80 | 8 + at])
+    for at, value in enumerate((b"200", b"204", b"206", b"304", b"400", b"404", b"500"))
+}
+"""Those that the static table has whole."""
+_NAMES = {name: at for at, (name, value) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1))) if not value}
+_MOST = 2048
+_LONGEST = 256
+_known: dict[bytes, bytes] = {}
+_ONCE = (b"x-request-id:", b"date:", b"content-length:")
+"""Lines that do not come again, or not often enough."""
+
+
+def _length(size: int, bits: int, first: int) -> bytes:
+    """An integer with a prefix of `bits` bits, beside `first` (RFC 7541, 5.1)."""
+    most = (1 << bits) - 1
+    if size < most:
+        return bytes((first | size,))
+    found = bytearray((first | most,))
+    size -= most
+    while size > 127:
+        found.append(size & 127 | 128)
+        size >>= 7
+    found.append(size)
+    return bytes(found)
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    """One field."""
+    known = _NAMES.get(name)
+    first = _length(known, 4, 0) if known is not None else b"\0" + _length(len(name), 7, 0) + name
+    return b"".join((first, _length(len(value), 7, 0), value))
+
+
+def status(code: int) -> bytes:
+    """`:status`."""
+    return _STATUS.get(code) or field(b":status", b"%d" % code)
+
+
+def line(text: bytes) -> bytes:
+    """A line of an HTTP/1.1 head, without its line end, as a field."""
+    found = _known.get(text)
+    if found is None:
+        name, _, value = text.partition(b":")
+        name = name.lower()
+        found = field(name, value.strip(b" \t"))
+        if len(text) <= _LONGEST and not text.startswith(_ONCE):
+            if len(_known) >= _MOST:
+                _known.clear()
+            _known[text] = found
+    return found
+
+
+def block(fields: list[Field]) -> bytes:
+    """Several fields."""
+    return b"".join([field(name, value) for name, value in fields])
