@@ -284,6 +284,7 @@ DEPLOYMENT_EXTRAS = Record(
         "slo": Key(SLO),
         "command": Key(ListOf(text)),
         "model_errors": Key(choice("map", "pass")),
+        "protocol": Key(choice("http1", "http2")),
         "drain_seconds": Key(number),
         "slow_start_seconds": Key(number),
         "affinity": Key(AFFINITY),

@@ -277,6 +277,8 @@ class DeploymentExtras:
     """Command line of a custom deployment on compute without images. `{port}` stands for the port to listen on."""
     model_errors: str = "map"
     """`map`: a model's own error answers 424 with the real code in a header, as Azure does; `pass`: it is passed on."""
+    protocol: str = "http1"
+    """What its replicas are spoken to in: `http1`, or `http2` from the first byte on, without TLS, as gRPC's servers want it."""
     drain_seconds: float = ranged(0, 86_400, 300)
     """Longest wait for a replica's last request before it is removed all the same."""
     slow_start_seconds: float = ranged(0, 3600, 0)
@@ -290,6 +292,7 @@ class DeploymentExtras:
             rule(self.backend in backends, "backend", "one of local, ray, kubernetes", self.backend),
             rule("" not in self.command[:1], "command.0", "the program to run"),
             rule(self.model_errors in ("map", "pass"), "model_errors", "one of map, pass", self.model_errors),
+            rule(self.protocol in ("http1", "http2"), "protocol", "one of http1, http2", self.protocol),
             *field_rules(self),
         )
 

@@ -264,6 +264,9 @@ def template_hash(document: Mapping[str, Any]) -> str:
     Two documents with the same hash can share replicas; counts, weights, scale and request settings do not matter.
     """
     picked = {name: document[name] for name in RUNTIME_FIELDS if name in document}
-    picked["command"] = (document.get("tidegate") or {}).get("command")
+    extras = document.get("tidegate") or {}
+    picked["command"] = extras.get("command")
+    if extras.get("protocol", "http1") != "http1":
+        picked["protocol"] = extras["protocol"]
     text = json.dumps(picked, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

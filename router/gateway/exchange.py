@@ -505,6 +505,11 @@ class Exchange:
                 line = b"transfer-encoding: chunked\r\n"
         return line + connection_line(close=self._closes(), http10=self.call.http10) + b"\r\n"
 
+    def model_failed(self, status: int) -> None:
+        """What ends the answer says that the model failed, as HTTP's `status` would have; 0: it did not."""
+        if status:
+            self._model_status, self._outcome = status, _MODEL_ERROR
+
     def flush_head(self) -> None:
         """No body has come with the head: send the head alone."""
         if self._block:

@@ -17,6 +17,7 @@ from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
 from router.gateway.choosing import Chooser, chooser_for
+from router.gateway.http2.target import Http2Target
 from router.gateway.ranking import Ranking
 from router.gateway.standing import Out
 from router.gateway.target import Target
@@ -43,7 +44,7 @@ class Lane:
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
         "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
-        "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timed", "timeout_ns",
+        "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
 
@@ -73,6 +74,8 @@ class Lane:
         """Whether answers tell where their time went."""
         self.chooser: Chooser | None = None
         """Where the deployment wishes for more than the less loaded of two replicas."""
+        self.http2 = False
+        """Its replicas speak HTTP/2, from the first they send."""
         self.failed = ""
         """Why the deployment cannot serve, when its phase says so."""
         self._timer: asyncio.TimerHandle | None = None
@@ -118,6 +121,7 @@ class Lane:
     def apply_spec(self, spec: DeploymentSpec) -> None:
         """Take a new revision of the deployment."""
         self.configure(spec.request_settings, map_errors=spec.extras.model_errors == "map")
+        self.http2 = spec.extras.protocol == "http2"
         self.chooser = chooser_for(self._state, self, spec.extras)
 
     def apply_replicas(self, replicas: Iterable[Replica], failed: str) -> None:
@@ -154,7 +158,8 @@ class Lane:
         target = self._targets.get(replica.id)
         if target is None:
             column = self._state.board.column(self._column_name(replica.id), Quantity.GAUGE)
-            target = Target(self._state, self, replica.id, address, column)
+            kind = Http2Target if self.http2 else Target
+            target = kind(self._state, self, replica.id, address, column)
             self._targets[replica.id] = target
         elif target.address != address:
             target.address = address

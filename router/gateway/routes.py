@@ -205,6 +205,9 @@ class Endpoint:
     def _new_lane(self, name: str) -> Lane:
         lane = Lane(self._state, self, name)
         self.lanes[name] = lane
+        known = self._specs.get(name)
+        if known is not None:
+            lane.apply_spec(known)
         observed = self.replicas.get(name)
         if observed is not None:
             _apply(lane, observed)

@@ -11,6 +11,7 @@ from router.gateway.upstream import Upstream
 from router.policy.retrying import Failure
 
 if TYPE_CHECKING:
+    from router.gateway.ends import Far
     from router.gateway.exchange import Exchange
     from router.gateway.lane import Lane
     from router.gateway.state import State
@@ -39,7 +40,7 @@ class Target:
         self.others = tuple(other + column for other in board.others)
         self.in_flight = 0
         """Of this worker; the board knows the sum."""
-        self.idle: list[Upstream] = []
+        self.idle: list[Far] = []
         self.connections: set[Upstream] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -86,12 +87,12 @@ class Target:
         if not self.in_flight and not self.present:
             self.lane.retire(self)
 
-    def take(self) -> Upstream | None:
+    def take(self) -> Far | None:
         """The connection that was used last, if one is idle."""
         idle = self.idle
         return idle.pop() if idle else None
 
-    def give_back(self, connection: Upstream) -> None:
+    def give_back(self, connection: Far) -> None:
         """Keep a connection for the next exchange."""
         if self.present and not self.draining and not connection.transport.is_closing():
             self.idle.append(connection)

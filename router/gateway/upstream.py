@@ -32,7 +32,7 @@ _UNHEARD_MS = 5000
 """What was sent and not acknowledged for so long has met nobody."""
 # One question a second: three without an answer are the end. TCP_USER_TIMEOUT would do both with one number, but it also ends
 # connections to a replica that is there and does not read.
-_QUESTIONS = (
+KEPT_ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
@@ -43,6 +43,13 @@ _INFO_BYTES, _RETRANSMITS, _LAST_ACK_MS = 60, 2, slice(56, 60)
 _MOST_INTERIM = 32
 """Interim answers to one request; they prolong no deadline, but each is work."""
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
+
+
+def is_unheard(transport: asyncio.Transport) -> bool:
+    """Whether what was sent is sent again and again, and nobody has acknowledged anything for seconds."""
+    end = transport.get_extra_info("socket")
+    told = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    return bool(told[_RETRANSMITS]) and int.from_bytes(told[_LAST_ACK_MS], sys.byteorder) >= _UNHEARD_MS
 
 
 class Upstream(Far):
@@ -71,14 +78,12 @@ class Upstream(Far):
         self.transport = cast("asyncio.Transport", transport)
         self.target.connections.add(self)
         end = transport.get_extra_info("socket")
-        for question in _QUESTIONS:
+        for question in KEPT_ALIVE:
             end.setsockopt(*question)
 
     def is_unheard(self) -> bool:
         """Whether what was sent is sent again and again, and nobody has acknowledged anything for seconds."""
-        end = self.transport.get_extra_info("socket")
-        told = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-        return bool(told[_RETRANSMITS]) and int.from_bytes(told[_LAST_ACK_MS], sys.byteorder) >= _UNHEARD_MS
+        return is_unheard(self.transport)
 
     def carry(self, exchange: Exchange) -> None:
         """Expect the answer of `exchange`, whose request is about to be written."""

@@ -131,6 +131,7 @@ async def test_a_connection_without_requests_that_pings(rig: Rig) -> None:
         await peer.answer(peer.post())
         while not peer.ended:
             await peer.ping()
+            await asyncio.sleep(0.01)
         assert peer.goaways[-1][1] == 0
 
 

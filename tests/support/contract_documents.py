@@ -123,6 +123,7 @@ tidegate:
   slo: {latency_ms: 200, percentile: 99.9}
   command: [python, server.py, --port, "{port}"]
   model_errors: pass
+  protocol: http2
   drain_seconds: 30
   slow_start_seconds: 45
   affinity: {by: body, json_field: prompt, prefix_bytes: 512, bound: 1.5}

@@ -94,7 +94,7 @@ RESOURCES = st.fixed_dictionaries(
 DEPLOYMENT_EXTRAS = some(
     backend=st.sampled_from(["local", "ray", "kubernetes"]), min_instances=st.just(0), max_instances=st.integers(10, 99),
     idle_seconds=SECONDS, slo=st.fixed_dictionaries({"latency_ms": SECONDS}, optional={"percentile": st.just(95)}),
-    command=st.lists(TEXT, max_size=3), model_errors=st.sampled_from(["map", "pass"]), drain_seconds=st.integers(0, 99),
+    command=st.lists(TEXT, max_size=3), model_errors=st.sampled_from(["map", "pass"]), protocol=st.sampled_from(["http1", "http2"]), drain_seconds=st.integers(0, 99),
     slow_start_seconds=st.sampled_from([0, 0.5, 30]),
     affinity=st.sampled_from([
         {"by": "client"}, {"by": "cookie", "name": "c", "bound": 2}, {"by": "body"},
@@ -254,6 +254,7 @@ DEPLOYMENT_SPECS = st.builds(
         slo=st.none() | st.builds(specs.Slo, SECONDS),
         command=st.lists(TEXT, max_size=2).map(tuple),
         model_errors=st.sampled_from(["map", "pass"]),
+        protocol=st.sampled_from(["http1", "http2"]),
         slow_start_seconds=st.sampled_from([0, 0.5, 30]),
         affinity=st.sampled_from([None, specs.Affinity("client"), specs.Affinity("body", prefix_bytes=9, bound=3.5)]),
     ),

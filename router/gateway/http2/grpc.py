@@ -21,8 +21,9 @@ _CODES = {
 """HTTP status of a refusal → INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND, DEADLINE_EXCEEDED,
 RESOURCE_EXHAUSTED, …, UNIMPLEMENTED, UNAVAILABLE."""
 UNAVAILABLE = 14
-SERVERS_FAULT = {2: 500, 12: 501, 13: 500, 14: 503, 15: 500}
-"""UNKNOWN, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as HTTP statuses of a model that failed."""
+SERVERS_FAULT = {2: 500, 13: 500, 14: 503, 15: 500}
+"""UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS, as HTTP statuses of a model that failed. The others say what a caller asked for, or
+how long it waited."""
 _SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if code != 0x25)
 
 

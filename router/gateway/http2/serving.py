@@ -72,6 +72,8 @@ class Serving(Session):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the other end."""
+        if self.over:
+            return
         if len(self._preface) < len(frames.PREFACE):
             missing = len(frames.PREFACE) - len(self._preface)
             self._preface += data[:missing]
@@ -183,6 +185,13 @@ class Serving(Session):
         if not self.over:
             super().end(code, why)
             self._state.wheel.arm(self, time.monotonic_ns() + _LINGER_NS)
+
+    def hang_up(self, code: Code) -> None:
+        """A caller that still sends would lose what it was told to a reset: it is read, in vain, until it has heard."""
+        if code is Code.NO_ERROR or not self.transport.can_write_eof():
+            self.transport.close()
+        else:
+            self.transport.write_eof()
 
     def leave_if_idle(self, since: int) -> None:  # noqa: ARG002 -- as of a connection of HTTP/1.1; here the caller is told
         """The worker stops; called again and again until the connection has ended."""

@@ -360,7 +360,7 @@ class Session:
             return
         self.transport.write(frames.goaway(self.taken, code, why))
         self.over = True
-        self.transport.close()
+        self.hang_up(code)
         self.lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -391,6 +391,10 @@ class Session:
 
     def got_settings(self) -> None:
         """Its settings have come, or changed."""
+
+    def hang_up(self, code: Code) -> None:  # noqa: ARG002 -- for those that do not hang up at once
+        """End the connection behind what has been written."""
+        self.transport.close()
 
     def pinged(self) -> None:
         """It has answered our PING."""

@@ -178,6 +178,7 @@ def test_a_suggestion_is_written_as_it_would_be_typed() -> None:
         (DEPLOYMENT + "tidegate:\n  slo: {percentile: 100, latency_ms: 5}", 4, "tidegate.slo.percentile", None),
         (DEPLOYMENT + "tidegate:\n  command: python", 4, "tidegate.command", None),
         (DEPLOYMENT + "tidegate:\n  model_errors: map_all", 4, "tidegate.model_errors", "map"),
+        (DEPLOYMENT + "tidegate:\n  protocol: htp2", 4, "tidegate.protocol", "http2"),
         (DEPLOYMENT + "tidegate:\n  slow_start_seconds: -1", 4, "tidegate.slow_start_seconds", None),
         (DEPLOYMENT + "tidegate:\n  affinity: {by: bodi}", 4, "tidegate.affinity.by", "body"),
         (DEPLOYMENT + "tidegate:\n  affinity: {by: cookie}", 4, "tidegate.affinity.name", None),
