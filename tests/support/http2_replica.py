@@ -40,7 +40,9 @@ class Connection(asyncio.Protocol):
         config = h2.config.H2Configuration(client_side=False, header_encoding=None, validate_outbound_headers=False)
         self.h2 = h2.connection.H2Connection(config)
         if replica.streams:
-            self.h2.local_settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: replica.streams})
+            self.h2.local_settings = Settings(
+                client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: replica.streams}
+            )
         self.replica = replica
         self.asked: dict[int, Asked] = {}
         self.transport: asyncio.Transport
