@@ -29,7 +29,7 @@ class Bucket:
 
     def origin(self, now: int, taken: int, known: int) -> int:
         """The latest origin, given the `known` one: times in nanoseconds of one clock."""
-        full = now - taken * _NS_MILLI // self.millirate
+        full = now + -taken * _NS_MILLI // self.millirate  # rounded so that what has been taken is paid back in whole
         return max(known, full)
 
     def tokens(self, now: int, taken: int, origin: int) -> int:
@@ -42,4 +42,4 @@ class Bucket:
 
     def full(self, now: int, taken: int, origin: int) -> int:
         """Nanoseconds until the bucket is full."""
-        return max(0, origin + taken * _NS_MILLI // self.millirate - now)
+        return max(0, origin - -taken * _NS_MILLI // self.millirate - now)

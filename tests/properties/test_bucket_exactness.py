@@ -72,6 +72,20 @@ def test_sharers_let_in_what_one_would(rate: float, burst: int, start: int, aske
 
 
 @given(RATES, st.integers(1, 20), ASKED)
+def test_a_bucket_that_had_time_is_full(rate: float, burst: int, asked: list[tuple[int, int]]) -> None:
+    bucket = Bucket(rate, burst)
+    shared, now = Shared(bucket), 10**15
+    for after, who in asked:
+        now += after
+        shared.take(who, now)
+        taken, origin = shared.look(who, now)
+        later = now + bucket.full(now, taken, origin)
+        assert bucket.tokens(later, taken, bucket.origin(later, taken, origin)) == burst
+        assert [shared.take(who, later) for _ in range(burst + 1)] == [True] * burst + [False]
+        now = later
+
+
+@given(RATES, st.integers(1, 20), ASKED)
 def test_no_time_brings_more_than_burst_and_rate(rate: float, burst: int, asked: list[tuple[int, int]]) -> None:
     bucket = Bucket(rate, burst)
     shared, now, passed = Shared(bucket), 10**15, []
@@ -92,7 +106,7 @@ def test_who_waits_as_long_as_told_gets_a_token(rate: float, burst: int, asked: 
         now += after
         if not shared.take(who, now):
             taken, origin = shared.look(who, now)
-            now += bucket.next_token(now, taken, origin) + 3  # times are kept in whole nanoseconds
+            now += bucket.next_token(now, taken, origin)
             assert shared.take(who, now)
 
 
