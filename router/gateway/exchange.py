@@ -756,7 +756,7 @@ class Exchange:
             lane.busy_ns += now
             lane.release(target)
             if self._outcome == _OK:
-                lane.good += 1
+                target.good += 1
                 if target.standing.suspect:
                     target.standing.did_well()
             elif self._model_status >= _SERVER_ERROR or (self._outcome == _TIMEOUT and now < self.expires):

@@ -42,8 +42,11 @@ def families(counters: Counters, refusals: Refusals, endpoints: Iterable[Endpoin
     ):
         yield single(f"{_PREFIX}_{name}_total", "counter", words, value)
     yield from _refusals(refusals, endpoints)
-    words = "Times a replica was left alone: unreachable (it refused a connection, or one died), erring (its answers)"
-    counts = {Out.UNREACHABLE: counters.unreachable, Out.ERRING: counters.erring}
+    words = (
+        "Times a replica was left alone: unreachable (it refused a connection, or one died), erring (errors in a row), "
+    )
+    words += "lagging (more errors than others)"
+    counts = {Out.UNREACHABLE: counters.unreachable, Out.ERRING: counters.erring, Out.LAGGING: counters.lagging}
     yield Family(f"{_PREFIX}_ejections_total", "counter", words, [({"why": _why(why)}, n) for why, n in counts.items()])
     out = dict.fromkeys(Out, 0.0)
     for endpoint in endpoints:

@@ -17,6 +17,7 @@ from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
 from router.gateway.choosing import Chooser, chooser_for
+from router.gateway.comparing import Comparison
 from router.gateway.http2.target import Http2Target
 from router.gateway.ranking import Ranking
 from router.gateway.standing import Out
@@ -43,7 +44,7 @@ class Lane:
     __slots__ = (
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
-        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "completions", "concurrency", "endpoint", "errors", "failed", "good", "held",
+        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "endpoint", "errors", "failed", "good_of_gone", "held",
         "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
@@ -83,8 +84,9 @@ class Lane:
         self._take_columns()
         self.configure(RequestSettings(), map_errors=True)
         self.budget = Budget()
-        self.good = 0
-        """Good answers since the start."""
+        self.good_of_gone = 0
+        """Good answers of replicas that are gone."""
+        self.comparison = Comparison(self)
         self.in_service = 0
         self.busy_ns = 0
         """Sum over requests of (end - start) in service; those under way have only paid their start."""
@@ -177,17 +179,26 @@ class Lane:
         """Forget a replica that is gone and has nothing in flight any more."""
         if self._targets.get(target.id) is target and not target.present:
             del self._targets[target.id]
+            self.good_of_gone += target.good
+            self.comparison.gone(target)
             target.close()
             self._state.board.let_go(self._column_name(target.id), Quantity.GAUGE)
             self._end_if_over()
+
+    @property
+    def good(self) -> int:
+        """Good answers since the start; asked for when something has gone wrong."""
+        return self.good_of_gone + sum([target.good for target in self._targets.values()])
 
     def left_alone(self, why: Out) -> None:
         """Count that a replica gets no requests for a while."""
         counters = self._state.counters
         if why is Out.UNREACHABLE:
             counters.unreachable += 1
-        else:
+        elif why is Out.ERRING:
             counters.erring += 1
+        else:
+            counters.lagging += 1
 
     def draining(self) -> list[tuple[str, int]]:
         """(replica, requests in flight here) of every replica that drains; all do whose deployment is gone."""

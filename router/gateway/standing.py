@@ -23,6 +23,7 @@ class Out(enum.Enum):
 
     UNREACHABLE = enum.auto()
     ERRING = enum.auto()
+    LAGGING = enum.auto()
 
 
 class Standing:
@@ -89,18 +90,24 @@ class Standing:
         if not self.suspect:
             self._mark = lane.good
         self.errors += 1
+        self._target.bad += 1
         self.suspect = True
         if self.out is not None or not self._target.present:
             return
-        if ejection.errs(self.errors, lane.good - self._mark, on_trial=self._spells > 0) and ejection.can_spare(
-            len(lane.ready) - len(lane.usable), len(lane.ready)
-        ):
+        if ejection.errs(self.errors, lane.good - self._mark, on_trial=self._spells > 0):
+            why = Out.ERRING
+        elif lane.comparison.lags(self._target):
+            why = Out.LAGGING
+        else:
+            return
+        if ejection.can_spare(len(lane.ready) - len(lane.usable), len(lane.ready)):
             self._spells += 1
-            self._leave_alone(Out.ERRING, ejection.erring_seconds(self._spells))
+            lane.comparison.forget(self._target)
+            self._leave_alone(why, ejection.erring_seconds(self._spells))
 
     def pardon(self) -> None:
         """Nobody else is left: better an erring replica than none."""
-        if self.out is Out.ERRING:
+        if self.out is not Out.UNREACHABLE:
             self._clear()
 
     # Back -----------------------------------------------------------------------------------------------------------

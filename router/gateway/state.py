@@ -40,7 +40,9 @@ class Counters:
     retried: int = 0
     unreachable: int = 0
     erring: int = 0
-    """Times replicas were left alone because they could not be reached, and because of their answers."""
+    lagging: int = 0
+    """Times replicas were left alone because they could not be reached, because of errors in a row, and because of
+    errors more often than others."""
     client_aborts: int = 0
     shadows_opened: int = 0
     shadows_dropped: int = 0

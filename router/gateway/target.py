@@ -24,7 +24,7 @@ class Target:
     """One replica as this worker sees it: its idle connections, its load on the board, its standing."""
 
     __slots__ = (
-        "_connecting", "_state", "address", "answers", "cell", "column", "connections", "draining", "id",
+        "_connecting", "_state", "address", "answers", "bad", "cell", "column", "connections", "draining", "good", "id",
         "idle", "in_flight", "lane", "others", "present", "ready_ns", "standing",
     )  # fmt: skip
 
@@ -46,6 +46,9 @@ class Target:
         self.draining = False
         self.present = True
         """Whether the newest snapshot still has it."""
+        self.good = 0
+        self.bad = 0
+        """Answers since the start that were good, and that were its fault."""
         self.ready_ns = 0
         """When the backend saw it become ready (Unix); 0 = nobody says."""
         self.standing = Standing(lane, self)

@@ -81,6 +81,47 @@ async def until_left_alone(rig: Rig, times: int) -> None:
             await statuses(rig, 5)
 
 
+def every(number: int) -> Script:
+    """A replica whose every so-manieth answer is an error."""
+    count = 0
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        await (ERROR if count % number == 0 else echo)(request, writer)
+
+    return script
+
+
+@pytest.mark.parametrize("others", [1, 2, 4])
+async def test_who_errs_more_often_than_the_others_is_left_alone(
+    rig: Rig, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with few replicas, and although it never errs five times in a row."""
+    monkeypatch.setattr(ejection, "ERRING_SECONDS", 600.0)
+    monkeypatch.setattr(ejection, "LONGEST_ERRING_SECONDS", 600.0)
+    lagging = 'tidegate_gateway_ejections_total{process="gateway-0",why="lagging"}'
+    async with AsyncExitStack() as stack:
+        some = await replicas(stack, every(2), *[every(20)] * others)
+        await serve(rig, *some)
+        async with asyncio.timeout(PATIENCE):
+            while await figure(rig, lagging) < 1:
+                await statuses(rig, 20)
+        seen = len(some[0].requests)
+        assert await figure(rig, 'tidegate_gateway_ejected_replicas{process="gateway-0",why="lagging"}') == 1
+        await statuses(rig, 50)
+        assert len(some[0].requests) == seen
+        assert await figure(rig, 'tidegate_gateway_ejections_total{process="gateway-0",why="erring"}') == 0
+
+
+async def test_where_all_err_as_often_nobody_is_left_alone(rig: Rig) -> None:
+    async with AsyncExitStack() as stack:
+        await serve(rig, *await replicas(stack, every(3), every(3), every(3)))
+        assert (await statuses(rig, 600))[424] > 150
+        for why in ("lagging", "erring"):
+            assert await figure(rig, f'tidegate_gateway_ejections_total{{process="gateway-0",why="{why}"}}') == 0
+
+
 async def test_a_model_that_errs_everywhere_is_left_as_it_is(rig: Rig) -> None:
     async with AsyncExitStack() as stack:
         await serve(rig, *await replicas(stack, ERROR, ERROR, ERROR))
