@@ -6,6 +6,7 @@ Defaults and reasons stand in `GatewaySettings`; a flag that is not given change
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,14 @@ _FLAGS: dict[str, tuple[str, Any, str, str]] = {
         "overload_lag_seconds", _at_least(0, float), "S", "how late a worker may run before it refuses requests; 0 = any"
     ),
     "min-rate": ("min_rate_bytes", byte_count, "BYTES", "per second, of bodies and of slow readers; 0 = any"),
+    "zone": ("zone", str, "NAME", "where this machine stands: replicas of the same zone are preferred; TIDEGATE_ZONE says it too"),
 }  # fmt: skip
 
 
 def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     defaults = {one.name: one.default for one in fields(GatewaySettings)}
+    defaults["zone"] = os.environ.get("TIDEGATE_ZONE", "")
     group = parser.add_argument_group("limits of the gateway (docs/gateway.md)")
     for flag, (setting, read, stands, words) in _FLAGS.items():
         group.add_argument(

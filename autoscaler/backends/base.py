@@ -66,6 +66,8 @@ class ObservedReplica:
     restarts: int = 0
     created_ns: int = 0
     ready_ns: int = 0
+    zone: str = ""
+    """Of its machine; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

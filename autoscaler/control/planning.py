@@ -402,5 +402,6 @@ class Planner:
 def _seen_elsewhere(target: Target, one: Replica) -> ObservedReplica:
     state = ReplicaState.READY if one.state is ReplicaState.DRAINING else one.state
     return ObservedReplica(
-        one.id, *target, one.template, state, one.host, one.port, one.instance_type, one.restarts, ready_ns=one.ready_ns
-    )
+        one.id, *target, one.template, state, one.host, one.port, one.instance_type, one.restarts, ready_ns=one.ready_ns,
+        zone=one.zone,
+    )  # fmt: skip

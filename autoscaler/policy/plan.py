@@ -42,6 +42,8 @@ class Observed(Protocol):
     def created_ns(self) -> int: ...  # noqa: D102
     @property
     def ready_ns(self) -> int: ...  # noqa: D102
+    @property
+    def zone(self) -> str: ...  # noqa: D102
 
 
 class Condition(Protocol):
@@ -229,4 +231,5 @@ def _replica(one: Observed, *, draining: bool) -> Replica:
         instance_type=one.instance_type,
         restarts=one.restarts,
         ready_ns=one.ready_ns,
+        zone=one.zone,
     )

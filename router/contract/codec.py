@@ -98,7 +98,10 @@ P = TypeVar("P", dict[str, Any], list[Any])
 
 
 def _to_json(event: Any, *, without: Collection[str] = ()) -> bytes:
-    body = {name: value for name, value in dataclasses.asdict(event).items() if name not in without}
+    return _dump({name: value for name, value in dataclasses.asdict(event).items() if name not in without})
+
+
+def _dump(body: dict[str, Any]) -> bytes:
     body["schema"] = SCHEMA
     return json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
 
@@ -188,8 +191,13 @@ def _parts_of(found: Any) -> tuple[int, ...]:
 
 
 def encode_replicas(event: EndpointReplicas) -> bytes:
-    """JSON of every replica of one endpoint."""
-    return _to_json(dataclasses.replace(event, deployments=dict(event.deployments)))
+    """JSON of every replica of one endpoint; a replica's `zone` is there where it says something."""
+    body = dataclasses.asdict(dataclasses.replace(event, deployments=dict(event.deployments)))
+    for found in body["deployments"].values():
+        for one in found["replicas"]:
+            if not one["zone"]:
+                del one["zone"]
+    return _dump(body)
 
 
 def decode_replicas(data: bytes) -> EndpointReplicas:

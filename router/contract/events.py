@@ -73,6 +73,8 @@ class Replica:
     restarts: int = 0
     ready_ns: int = 0
     """When it last became ready; 0 = never."""
+    zone: str = ""
+    """Where its machine stands, as the cluster calls it; empty where nobody says."""
 
 
 class Phase(enum.StrEnum):

@@ -6,14 +6,13 @@ that suit it are full, any replica with a place will do.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from router.gateway.affinity import Nearness
-from router.gateway.records import unix_ns
-from router.gateway.timers import NEVER
-from router.policy.balancing import least_loaded
-from router.policy.warming import STEPS, lighter, shares, totals, two_by_share
+from router.gateway.nearby import Nearby
+from router.gateway.warmth import Warmth
+from router.policy.balancing import least_loaded, two_of
+from router.policy.warming import lighter, two_by_share
 
 if TYPE_CHECKING:
     from router.contract.parts import DeploymentExtras
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def chooser_for(state: State, lane: Lane, extras: DeploymentExtras) -> Chooser | None:
     """What `extras` wish for; None where that is nothing."""
-    if not extras.slow_start_seconds and extras.affinity is None:
+    if not extras.slow_start_seconds and extras.affinity is None and not state.settings.zone:
         return None
     chooser = Chooser(state, lane, extras)
     chooser.renew(lane.chooser)
@@ -35,12 +34,13 @@ def chooser_for(state: State, lane: Lane, extras: DeploymentExtras) -> Chooser |
 class Chooser:
     """The wishes of one deployment, for one lane."""
 
-    __slots__ = ("_lane", "_nearness", "_state", "_warmth")
+    __slots__ = ("_lane", "_nearby", "_nearness", "_state", "_warmth")
 
     def __init__(self, state: State, lane: Lane, extras: DeploymentExtras) -> None:
         self._state = state
         self._lane = lane
         self._warmth = Warmth(extras.slow_start_seconds)
+        self._nearby = Nearby(state.settings.zone) if state.settings.zone else None
         self._nearness = Nearness(lane, extras.affinity) if extras.affinity is not None else None
 
     def renew(self, before: Chooser | None) -> None:
@@ -65,20 +65,40 @@ class Chooser:
         if nearness is not None and key:
             target = nearness.claim(key, self._warmth.share_of if uneven else None)
             return target if target is not None else self._least_loaded(usable)
-        target = self._by_share(usable) if uneven else None
+        target = self._near_by(usable)
+        if target is None:
+            target = self._by_share(usable, self._warmth) if uneven else None
         target = target if target is not None else lane.claim()
         if nearness is not None and target is not None:
             exchange.add_cookie(nearness.cookie(target, exchange.request_id))
         return target
+
+    def _near_by(self, usable: list[Target]) -> Target | None:
+        """A place in the zone whose turn it is, the gateway's own as far as that carries it; None where none is free."""
+        nearby, state = self._nearby, self._state
+        found = nearby.group(usable, self._warmth, state.chance()) if nearby is not None else None
+        if found is None:
+            return None
+        near, warmth = found
+        concurrency = self._lane.concurrency
+        if len(near) == 1:
+            return near[0] if near[0].claim(concurrency) else None
+        if warmth.is_uneven(near):
+            target = self._by_share(near, warmth)
+        else:
+            one, other = two_of(len(near), state.chance(), state.chance())
+            target = near[one] if near[one].load() <= near[other].load() else near[other]
+            target = target if target.claim(concurrency) else None
+        return target if target is not None else self._least_loaded(near)
 
     def _least_loaded(self, usable: list[Target]) -> Target | None:
         """Its load is never above the mean, so it is within any bound."""
         best = least_loaded([target.load() for target in usable], self._lane.concurrency)
         return usable[best] if best is not None and usable[best].claim(self._lane.concurrency) else None
 
-    def _by_share(self, usable: list[Target]) -> Target | None:
+    def _by_share(self, usable: list[Target], warmth: Warmth) -> Target | None:
         """A place at one of two drawn by their shares."""
-        chance, warmth, concurrency = self._state.chance, self._warmth, self._lane.concurrency
+        chance, concurrency = self._state.chance, self._lane.concurrency
         one, other = two_by_share(warmth.sums, chance(), chance())
         first, second = usable[one], usable[other]
         if not lighter(first.load(), warmth.shares[one], second.load(), warmth.shares[other]):
@@ -86,51 +106,3 @@ class Chooser:
         if first.claim(concurrency):
             return first
         return second if second.claim(concurrency) else None
-
-
-class Warmth:
-    """The shares of a lane's replicas as they grow (`policy.warming`)."""
-
-    __slots__ = ("_known", "_seen", "_until", "_window_ns", "share_of", "shares", "sums", "uneven")
-
-    def __init__(self, window_seconds: float) -> None:
-        self._window_ns = int(window_seconds * 1e9)
-        self._known: dict[str, tuple[int, int]] = {}
-        """Replica → (when it became ready as the backend's clock has it, the same on ours)."""
-        self._seen: list[Target] = []
-        self._until = 0
-        self.uneven = False
-        self.shares: list[float] = []
-        self.sums: list[float] = []
-        self.share_of: dict[str, float] = {}
-        """By replica; true where they are uneven."""
-
-    def renew(self, ready: list[Target], before: Warmth | None) -> None:
-        """These are ready now. One whose age nobody says, or says by a clock ahead of ours, is new when it is first seen."""
-        now = time.monotonic_ns()
-        known = before._known if before is not None else {}
-        self._known = {}
-        for target in ready:
-            said, since = known.get(target.id, (-1, 0))
-            if said != target.ready_ns:
-                age = max(0, unix_ns(now) - target.ready_ns) if target.ready_ns else 0
-                since = now - age
-            self._known[target.id] = (target.ready_ns, since)
-        self._until = 0
-
-    def is_uneven(self, usable: list[Target]) -> bool:
-        """Whether some of `usable`, which a lane makes anew for each change, get less than a whole share now."""
-        if self._window_ns:
-            now = time.monotonic_ns()
-            if usable is not self._seen or now >= self._until:
-                self._weigh(usable, now)
-        return self.uneven
-
-    def _weigh(self, usable: list[Target], now: int) -> None:
-        ages = [(now - self._known[target.id][1]) / 1e9 for target in usable]
-        self.shares = shares(ages, self._window_ns / 1e9)
-        self.sums = totals(self.shares)
-        self.uneven = min(self.shares) < 1
-        self.share_of = {target.id: share for target, share in zip(usable, self.shares, strict=True)}
-        self._seen = usable
-        self._until = now + self._window_ns // STEPS if self.uneven else NEVER

@@ -170,6 +170,7 @@ class Lane:
         elif target not in self.ready:
             target.standing.trust_again()
         target.present, target.draining, target.ready_ns = True, False, replica.ready_ns
+        target.zone = replica.zone
         return target
 
     def _column_name(self, replica_id: str) -> str:

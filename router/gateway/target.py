@@ -25,7 +25,7 @@ class Target:
 
     __slots__ = (
         "_connecting", "_state", "address", "answers", "bad", "cell", "column", "connections", "draining", "good", "id",
-        "idle", "in_flight", "lane", "others", "present", "ready_ns", "standing",
+        "idle", "in_flight", "lane", "others", "present", "ready_ns", "standing", "zone",
     )  # fmt: skip
 
     def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
@@ -51,6 +51,7 @@ class Target:
         """Answers since the start that were good, and that were its fault."""
         self.ready_ns = 0
         """When the backend saw it become ready (Unix); 0 = nobody says."""
+        self.zone = ""
         self.standing = Standing(lane, self)
 
     def understand(self, raw: bytes) -> Answer:

@@ -150,6 +150,8 @@ class GatewaySettings:
     """New requests are refused when the event loop runs so late again and again; 0 = never. Ten times what a busy worker has."""
     max_pipelined: int = 64
     """Requests that may wait behind one another on a connection before it is not read any more."""
+    zone: str = ""
+    """Where this machine stands: replicas of the same zone are preferred. Empty = none is."""
     activation_seconds: float = 300.0
     """Longest time a request may wait for a replica when none is ready; also bounded by the client leaving."""
     max_waiting: int = 10_000

@@ -104,3 +104,69 @@ async def test_rather_than_wait_a_request_goes_to_a_new_replica(rig: Rig) -> Non
         assert [len(one.requests) for one in some] == [2, 2, 2]
         release.set()
         assert Counter([(await one).status for one in asked]) == {200: 6}
+
+
+async def sent(upstreams: list[ScriptedReplica], total: int) -> None:
+    await until(lambda: sum(len(one.requests) for one in upstreams) == total, f"{total} are sent")
+
+
+async def in_zones(
+    rig: Rig, upstreams: list[ScriptedReplica], zones: str, concurrency: int = 100, **extras: Any
+) -> None:
+    """Replicas in zones of one letter each."""
+    sets = [dataclasses.replace(replica(one.port), zone=zone) for one, zone in zip(upstreams, zones, strict=True)]
+    await rig.publish("demo", {"blue": deployment(concurrency, tidegate=extras)}, {"blue": 100}, {"blue": sets})
+
+
+@pytest_asyncio.fixture
+async def in_a(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with gateway(tmp_path / "a", zone="a") as rig:
+        yield rig
+
+
+@pytest.mark.parametrize("slow_start", [0, 60])
+async def test_replicas_of_the_own_zone_are_preferred(in_a: Rig, slow_start: float) -> None:
+    async with AsyncExitStack() as stack:
+        some = await replicas(stack, 4)
+        await in_zones(in_a, some, "aabb", slow_start_seconds=slow_start)
+        found = await counts(in_a, some, 200)
+        assert found[2:] == [0, 0]
+        assert min(found[:2]) > 40
+        await in_zones(in_a, some, "abbb", slow_start_seconds=slow_start)
+        assert 200 < (await counts(in_a, some, 600))[0] < 400  # half of them
+        await in_zones(in_a, some, "bbcc", slow_start_seconds=slow_start)
+        assert min(await counts(in_a, some, 300)) > 30
+        await in_zones(in_a, some, "aaaa", slow_start_seconds=slow_start)
+        assert min(await counts(in_a, some, 300)) > 30
+
+
+async def test_a_gateway_without_a_zone_has_no_preference(rig: Rig) -> None:
+    async with AsyncExitStack() as stack:
+        some = await replicas(stack, 4)
+        await in_zones(rig, some, "aabb")
+        assert min(await counts(rig, some, 300)) > 30
+
+
+async def test_when_the_own_zone_is_full_or_gone_others_do(in_a: Rig) -> None:
+    release = asyncio.Event()
+
+    async def hold(request: Request, writer: Any) -> None:
+        await release.wait()
+        await echo(request, writer)
+
+    async with AsyncExitStack() as stack:
+        some = await replicas(stack, 4, hold)
+        await in_zones(in_a, some, "aabb", concurrency=2)
+        asked = []
+        for number in range(8):
+            asked.append(asyncio.create_task(ask(in_a.port)))
+            await sent(some, number + 1)
+            if number < 4:
+                assert not some[2].requests
+                assert not some[3].requests
+        assert [len(one.requests) for one in some] == [2, 2, 2, 2]
+        release.set()
+        assert {(await one).status for one in asked} == {200}
+        await some[0].stop()
+        await some[1].stop()
+        assert Counter([(await ask(in_a.port)).status for _ in range(20)]) == {200: 20}

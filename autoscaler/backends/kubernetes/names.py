@@ -27,6 +27,8 @@ PORT = "tidegate.dev/port"
 INSTANCE_TYPE = "tidegate.dev/instance-type"
 COST = "controller.kubernetes.io/pod-deletion-cost"
 WORKLOAD = "app.kubernetes.io/instance"
+ZONE = "topology.kubernetes.io/zone"
+"""Of a pod: the API server puts its node's label there (from Kubernetes 1.35 on by default)."""
 """Label: name of the Deployment."""
 MANAGED_BY = {"app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/name": "tidegate-replica"}
 OURS = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())

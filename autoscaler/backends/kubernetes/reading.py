@@ -56,6 +56,7 @@ class Pod:
     trouble: Trouble | None
     note: str = ""
     """What a user should know although it works."""
+    zone: str = ""
 
     @property
     def target(self) -> Target:
@@ -77,6 +78,7 @@ class Pod:
             restarts=self.restarts,
             created_ns=self.created_ns,
             ready_ns=self.ready_ns,
+            zone=self.zone,
         )
 
 
@@ -230,6 +232,7 @@ def pod(found: Mapping[str, Any], before: Pod | None = None, now_ns: int = 0) ->
         cost=cost(about.get(names.COST)),
         trouble=None if ready or ("deletionTimestamp" in metadata) else trouble_of(status),
         note=note_of(status),
+        zone=labels.get(names.ZONE, ""),
     )
 
 

@@ -53,6 +53,13 @@ def test_a_ready_pod() -> None:
     assert found.trouble is None
 
 
+def test_a_pods_zone_is_what_the_api_server_put_there() -> None:
+    assert reading.pod(pod()).observed().zone == ""
+    zoned = pod()
+    zoned["metadata"] = {**zoned["metadata"], "labels": {**LABELS, "topology.kubernetes.io/zone": "west-2"}}
+    assert reading.pod(zoned).observed().zone == "west-2"
+
+
 def test_what_we_see_happen_has_our_clocks_time() -> None:
     before = reading.pod(pod(ready="False"))
     assert before.observed().state is ReplicaState.UNREADY  # its condition changed after its server was started

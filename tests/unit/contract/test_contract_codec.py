@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -27,6 +28,17 @@ TOPICS = sorted(SAMPLES.keys() - {"tee"})
 def changed(topic: Any, **fields: Any) -> Any:
     event, encode, _ = SAMPLES[topic]
     return json.dumps({**json.loads(encode(event)), **fields}).encode()
+
+
+def test_a_replicas_zone_is_written_where_it_has_one() -> None:
+    event, encode, decode = SAMPLES[REPLICAS]
+    blue = event.deployments["blue"]
+    one, other = blue.replicas
+    zoned = dataclasses.replace(blue, replicas=(dataclasses.replace(one, zone="west-2"), other))
+    changed_event = dataclasses.replace(event, deployments={**event.deployments, "blue": zoned})
+    assert decode(encode(changed_event)) == changed_event
+    written = json.loads(encode(changed_event))["deployments"]["blue"]["replicas"]
+    assert [found.get("zone") for found in written] == ["west-2", None]
 
 
 @pytest.mark.parametrize("topic", JSON_TOPICS)
