@@ -171,7 +171,7 @@ class Downstream(Near):
         elif end > state.settings.max_head_bytes:
             self._refuse(Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
             return
-        elif raw == _HTTP2 and not self._used:
+        elif raw == _HTTP2 and not self._used and self.transport.get_extra_info("tls") is None:
             self._become_http2(data)
             return
         elif raw.count(b"\r\n") - 2 > state.settings.max_header_fields:

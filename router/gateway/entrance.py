@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from router.gateway.downstream import Downstream
+from router.gateway.http2.serving import Serving
 from router.gateway.responses import Refusal, connection_line, refuse
 from router.gateway.timers import NEVER
 from router.gateway.tls import HANDSHAKE_NS, Secured, Speaker
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _HANDSHAKE_RECORD = 22
 
-PROTOCOLS: Mapping[str, Callable[[State], Speaker]] = {"http/1.1": Downstream}
+PROTOCOLS: Mapping[str, Callable[[State], Speaker]] = {"h2": Serving, "http/1.1": Downstream}
 """By ALPN's names (RFC 7301), the preferred one first: who speaks on a connection. Whoever offers none gets HTTP/1.1."""
 
 

@@ -128,10 +128,17 @@ class GrpcCaller:
 
 
 @contextlib.asynccontextmanager
-async def grpc_caller(port: int, key: str | None = KEY, host: str = "demo.localhost") -> AsyncIterator[GrpcCaller]:
-    """A channel for as long as the block runs; it repeats nothing by itself."""
+async def grpc_caller(
+    port: int, key: str | None = KEY, host: str = "demo.localhost", root: bytes = b""
+) -> AsyncIterator[GrpcCaller]:
+    """A channel for as long as the block runs; it repeats nothing by itself. `root`: under TLS, trusting this certificate."""
     options = [("grpc.default_authority", host), ("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+    address = f"127.0.0.1:{port}"
+    if root:
+        channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(root), options=options)
+    else:
+        channel = grpc.aio.insecure_channel(address, options=options)
+    async with channel:
         yield GrpcCaller(channel, key)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -258,10 +259,16 @@ def request(
 
 @contextlib.asynccontextmanager
 async def http2(
-    port: int, *, settings: dict[int, int] | None = None, window: bool = True, quiet: bool = False
+    port: int,
+    *,
+    settings: dict[int, int] | None = None,
+    window: bool = True,
+    quiet: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Http2Caller]:
     """A connection for as long as the block runs; `quiet`: nothing has been said on it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    name = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
     caller = Http2Caller(reader, writer, window=window)
     reading = asyncio.create_task(caller.read())
     try:
