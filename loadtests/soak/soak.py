@@ -108,8 +108,8 @@ class Run:
         self._vitals = Vitals(roles, scene.tree.pid, lambda: account.asked)
 
     def _may_replace(self, role: str) -> bool:
-        """One gateway worker, the mirror, the autoscaler and the control plane live through the second half."""
-        return role == "gateway 0" or self._account.now() < self._seconds * 0.45
+        """One gateway worker, the mirror, the autoscaler and the control plane live on from a third of the time."""
+        return role == "gateway 0" or self._account.now() < self._seconds / 3
 
     async def all(self, seed: int) -> Outcome:
         """Load, then quiet, then the account."""

@@ -24,10 +24,10 @@ _EVERY_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MOST_POINTS = 150
 """Of a series, for the slope: pairs are many."""
-LEAST_SECONDS = 120.0
-"""A series must be that long before its second half says anything."""
-GROWTH_BYTES = 3 << 20
-"""What a process may have grown by over the judged half: allocators keep what peaks have taken."""
+LEAST_SECONDS = 240.0
+"""A series must be that long before its second half says anything: until then caches fill, and allocators keep what peaks took."""
+GROWTH_BYTES = 4 << 20
+"""What a process may have grown by over the judged half, however long that is: the longer the soak, the sharper it looks."""
 
 
 @dataclass(frozen=True, slots=True)
