@@ -22,6 +22,7 @@ FOLDERS = ("router/policy", "router/gateway", "router/runtime/http2")
 INTERPRETED = (
     "router/gateway/certificate_store.py",
     "router/gateway/certificates.py",
+    "router/gateway/handover.py",
     "router/gateway/worker.py",
 )
 """But for these, which gain nothing by it."""

@@ -131,6 +131,7 @@ async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         credentials=for_posting(targets),
         **limit_settings(flags),
         **tls_settings(flags),
+        take_over=flags.take_over,
     )
     await run(settings, log, stopping.stop, ready)
 
@@ -235,6 +236,11 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
         parser.add_argument("--workers", type=int, default=1, help="workers on this machine that share the port")
         parser.add_argument("--domain", default="localhost", help="endpoints answer at <endpoint>.DOMAIN too")
         parser.add_argument("--drain-seconds", type=float, default=30.0, help="longest wait for open exchanges")
+        parser.add_argument(
+            "--take-over",
+            action="store_true",
+            help="take the listening socket of the worker that serves under this index now, which then drains and ends",
+        )
         add_limit_arguments(parser)
         add_tls_arguments(parser)
 

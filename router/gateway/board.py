@@ -26,11 +26,14 @@ COLUMNS = 8192
 _DIGEST_BYTES = 15
 _NAME_BYTES = 16
 """Digest of the name, then its kind; a kind of 0 is a free column."""
-_MAGIC = b"tidegate-board-1"
+_MAGIC = b"tidegate-board-2"
 _NAMES = 64
 _HOLDS = _NAMES + COLUMNS * _NAME_BYTES
 _CELLS = _HOLDS + COLUMNS * ROWS
-_SIZE = _CELLS + ROWS * COLUMNS * 8
+_ABOUT = _CELLS + ROWS * COLUMNS * 8
+_COUNTS, _SEEN = 1, 1 + ROWS
+"""Of the cells about rows: a version, then whether each row counts, then which version its worker has seen."""
+_SIZE = _ABOUT + (1 + 2 * ROWS) * 8
 _TABLE_LOCK = 0
 _ROW_LOCK = 1
 """Byte offsets of the locks: the table's, then one per row. Locks belong to the open file, not to the process."""
@@ -47,17 +50,22 @@ class Quantity(enum.IntEnum):
 
 
 class Board:
-    """One worker's view. `cells` is the whole table; `row` and `others` are offsets to add to a column."""
+    """One worker's view. `cells` is the whole table; `row` is its row's offset, to be added to a column."""
 
-    def __init__(self, path: Path, worker: int, workers: int) -> None:
+    def __init__(self, path: Path, worker: int, workers: int, *, beside: bool = False) -> None:
+        """Waits for predecessors of the same index, unless it may stand `beside` one that still lives."""
         if not 0 <= worker < workers <= ROWS:
             raise ValueError(f"worker {worker} of {workers}: at most {ROWS}")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._worker = worker
-        self._workers = workers
+        self._family = tuple(range(worker, ROWS, workers))
         self._columns: dict[bytes, int] = {}
         self._uses: Counter[bytes] = Counter()
+        self._others_of: dict[int, list[int]] = {}
+        self._others: list[int] = []
+        self._elders: list[int] = []
+        """Rows of the same index that count beside ours: of a predecessor."""
+        self._version = -1
         with self._table():
             if os.fstat(self._file).st_size != _SIZE:
                 os.ftruncate(self._file, 0)
@@ -65,11 +73,90 @@ class Board:
             self._map = mmap.mmap(self._file, _SIZE)
             if self._map[: len(_MAGIC)] != _MAGIC:
                 self._map[: len(_MAGIC)] = _MAGIC
-        self.cells = memoryview(self._map)[_CELLS:].cast("q")
-        self.row = worker * COLUMNS
-        self.others = tuple(other * COLUMNS for other in range(workers) if other != worker)
-        self._lock(_ROW_LOCK + worker, wait=True)
-        self._clear(worker, holds=True)
+        self.cells = memoryview(self._map)[_CELLS:_ABOUT].cast("q")
+        self._about = memoryview(self._map)[_ABOUT:].cast("q")
+        self.number = self._own_row(beside=beside)
+        """Of its row."""
+        self.row = self.number * COLUMNS
+        self._clear(self.number, holds=True)
+        with self._table():
+            self._count(self.number, counts=True)
+        self.renew()
+
+    def _own_row(self, *, beside: bool) -> int:
+        """The first free row of its index, locked."""
+        if beside:
+            for row in self._family:
+                if self._lock(_ROW_LOCK + row, wait=False):
+                    return row
+        for row in self._family:
+            self._lock(_ROW_LOCK + row, wait=True)
+        for row in self._family[1:]:
+            self._unlock(_ROW_LOCK + row)
+        return self._family[0]
+
+    # Who counts -----------------------------------------------------------------------------------------------------
+
+    def _count(self, row: int, *, counts: bool) -> None:
+        """Say whether `row` counts. The caller holds the table."""
+        if bool(self._about[_COUNTS + row]) != counts:
+            self._about[_COUNTS + row] = int(counts)
+            self._about[0] += 1
+
+    def renew(self) -> None:
+        """Count by the rows that count now, and take over what a predecessor that has gone left. For many times a second."""
+        for row in self._elders:
+            self._inherit(row)
+        version = self._about[0]
+        if version == self._version:
+            return
+        self._version = version
+        self._others = [row for row in range(ROWS) if row != self.number and self._about[_COUNTS + row]]
+        self._elders = [row for row in self._others if row in self._family]
+        for column, others in self._others_of.items():
+            others[:] = [row * COLUMNS + column for row in self._others]
+        self._about[_SEEN + self.number] = version
+
+    def _inherit(self, row: int) -> None:
+        """Add the balances of a row to ours, if its worker has gone: only who has the lock of a row writes to it."""
+        if not self._lock(_ROW_LOCK + row, wait=False):
+            return
+        try:
+            self._clear(row, holds=True)
+            theirs, cells = row * COLUMNS, self.cells
+            for column in range(COLUMNS):
+                if cells[theirs + column]:
+                    cells[self.row + column] += cells[theirs + column]
+                    cells[theirs + column] = 0
+            with self._table():
+                self._count(row, counts=False)
+        finally:
+            self._unlock(_ROW_LOCK + row)
+
+    def others(self) -> tuple[int, ...]:
+        """The rows of all other workers."""
+        return tuple(self._others)
+
+    def is_seen(self) -> bool:
+        """Whether all workers that live count by the rows that count now."""
+        self.renew()
+        late = [row for row in self._others if self._about[_SEEN + row] < self._version]
+        return all(self._is_gone(row) for row in late)
+
+    def _is_gone(self, row: int) -> bool:
+        if not self._lock(_ROW_LOCK + row, wait=False):
+            return False
+        self._unlock(_ROW_LOCK + row)
+        return True
+
+    def others_of(self, column: int) -> list[int]:
+        """The cells of all other workers in `column`: always the same list, which changes with the workers."""
+        found = self._others_of.get(column)
+        if found is None:
+            found = self._others_of[column] = [row * COLUMNS + column for row in self._others]
+        return found
+
+    # Columns --------------------------------------------------------------------------------------------------------
 
     def column(self, name: str, quantity: Quantity) -> int:
         """The column of `name`, held by this worker until it is let go as often as it was asked for.
@@ -85,7 +172,7 @@ class Board:
             column = self._find(key)
             if column is None:
                 column = self._take(key)
-            self._map[_HOLDS + column * ROWS + self._worker] = 1
+            self._map[_HOLDS + column * ROWS + self.number] = 1
         self._columns[key] = column
         self._uses[key] = 1
         return column
@@ -99,25 +186,26 @@ class Board:
         del self._uses[key]
         column = self._columns.pop(key, None)
         if column is not None:
+            self._others_of.pop(column, None)
             if quantity is Quantity.GAUGE:
                 self.cells[self.row + column] = 0
-            self._map[_HOLDS + column * ROWS + self._worker] = 0
+            self._map[_HOLDS + column * ROWS + self.number] = 0
 
     def total(self, column: int) -> int:
         """The column's sum over all workers."""
         cells = self.cells
-        return cells[self.row + column] + sum([cells[other + column] for other in self.others])
+        return cells[self.row + column] + sum([cells[other] for other in self.others_of(column)])
 
     @staticmethod
-    def worker_at(offset: int) -> int:
-        """The worker whose row a cell is in."""
+    def row_at(offset: int) -> int:
+        """The number of the row that a cell is in."""
         return offset // COLUMNS
 
     def reap(self) -> bool:
         """Zero the gauges of workers that are no longer alive; whether there were any."""
         found = False
-        for other in range(self._workers):
-            if other != self._worker and self._lock(_ROW_LOCK + other, wait=False):
+        for other in self._others:
+            if self._lock(_ROW_LOCK + other, wait=False):
                 try:
                     found |= self._clear(other, holds=False)
                 finally:
@@ -126,8 +214,9 @@ class Board:
 
     def close(self) -> None:
         """Zero this worker's gauges and let go of the file."""
-        self._clear(self._worker, holds=True)
+        self._clear(self.number, holds=True)
         self.cells.release()
+        self._about.release()
         self._map.close()
         os.close(self._file)
 
@@ -142,14 +231,14 @@ class Board:
 
     def _take(self, key: bytes) -> int:
         """A free column, or one that nobody holds any more, zeroed."""
-        nobody = bytes(self._workers)
+        nobody = bytes(ROWS)
         candidates: list[int] = []
         for column in range(COLUMNS):
             start = _HOLDS + column * ROWS
             if self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES] == 0:
                 candidates = [column]
                 break
-            if self._map[start : start + self._workers] == nobody:
+            if self._map[start : start + ROWS] == nobody:
                 candidates.append(column)
         if not candidates:
             raise Unavailable(f"the gateway's board is full: {COLUMNS} replicas and deployments on one machine")

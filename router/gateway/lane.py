@@ -99,9 +99,9 @@ class Lane:
         held = board.column(f"{name}#held", Quantity.GAUGE)
         self.balance = board.column(f"{name}#balance", Quantity.BALANCE)
         self._present_cell, self._waiting_cell = board.row + present, board.row + waiting
-        self._held_cell, self._held_others = board.row + held, tuple(other + held for other in board.others)
-        self._present_others = tuple(other + present for other in board.others)
-        self._waiting_others = tuple(other + waiting for other in board.others)
+        self._held_cell, self._held_others = board.row + held, board.others_of(held)
+        self._present_others = board.others_of(present)
+        self._waiting_others = board.others_of(waiting)
 
     def clear_counts(self) -> None:
         """Begin a new window of demand."""
@@ -474,7 +474,7 @@ class Lane:
         cells = self._state.board.cells
         waiting = [(cells[other], other) for other in self._waiting_others if cells[other]]
         if waiting:
-            self._state.doorbell.ring(self._state.board.worker_at(min(waiting)[1]))
+            self._state.doorbell.ring(self._state.board.row_at(min(waiting)[1]))
 
     def _watch(self) -> None:
         """While something waits beside other workers, look again soon: they may free places or be dead."""

@@ -47,8 +47,8 @@ class Limiter:
         self._columns: tuple[str, ...] = ()
         """Names of the bucket's columns."""
         self._taken_cell = self._origin_cell = 0
-        self._taken_others: tuple[int, ...] = ()
-        self._origin_others: tuple[int, ...] = ()
+        self._taken_others: list[int] = []
+        self._origin_others: list[int] = []
         self._most_inside = 0
         self._inside: set[Exchange] = set()
         self._inside_cell, self._inside_others = self._column(self._inside_column(), Quantity.GAUGE)
@@ -58,10 +58,10 @@ class Limiter:
     def _inside_column(self) -> str:
         return f"{self._name}#inside"
 
-    def _column(self, name: str, quantity: Quantity) -> tuple[int, tuple[int, ...]]:
+    def _column(self, name: str, quantity: Quantity) -> tuple[int, list[int]]:
         board = self._state.board
         column = board.column(name, quantity)
-        return board.row + column, tuple(other + column for other in board.others)
+        return board.row + column, board.others_of(column)
 
     def configure(self, limits: Limits | None, priorities: Priorities | None) -> None:
         """Hold these from now on; None for none."""

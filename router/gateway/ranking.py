@@ -54,7 +54,7 @@ class Ranking:
         self._lane = lane
         self._name = f"{lane.endpoint.name}/{lane.name}#lowest"
         column = state.board.column(self._name, Quantity.GAUGE)
-        self._cell, self._others = state.board.row + column, tuple(other + column for other in state.board.others)
+        self._cell, self._others = state.board.row + column, state.board.others_of(column)
 
     def close(self) -> None:
         """Give the column back."""
@@ -96,7 +96,7 @@ class Ranking:
             self._shed_one()
             return self._again(exchange)
         lane.enter_queue(exchange)
-        self._state.doorbell.ring(self._state.board.worker_at(theirs[1]))
+        self._state.doorbell.ring(self._state.board.row_at(theirs[1]))
         return True
 
     def _again(self, exchange: Exchange) -> bool:

@@ -42,7 +42,7 @@ class Split:
         self._weights = tuple(lane.weight for lane in lanes)
         self._cells = state.board.cells
         self._own = tuple(state.board.row + lane.balance for lane in lanes)
-        self._others = tuple(tuple(other + lane.balance for other in state.board.others) for lane in lanes)
+        self._others = tuple(state.board.others_of(lane.balance) for lane in lanes)
 
     def next(self) -> Lane | None:
         """The deployment that takes the next request; None where no deployment has traffic."""

@@ -37,7 +37,7 @@ class Target:
         board = state.board
         self.column = column
         self.cell = board.row + column
-        self.others = tuple(other + column for other in board.others)
+        self.others = board.others_of(column)
         self.in_flight = 0
         """Of this worker; the board knows the sum."""
         self.idle: list[Far] = []

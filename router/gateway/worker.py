@@ -1,6 +1,6 @@
 """One gateway worker: wires the parts, listens, and stops like a list: unready → stop accepting → drain → flush.
 
-The caller has installed uvloop and its signal handlers; setting `stop` begins the end.
+The caller has installed uvloop and its signal handlers; setting `stop` begins the end. A successor that takes over begins it too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from router.gateway import downstream
+from router.gateway import downstream, handover
 from router.gateway.board import Board
 from router.gateway.certificate_store import served
 from router.gateway.connections import Connections, most_connections
@@ -45,6 +45,8 @@ _BACKLOG = 4096
 _SHADOWS_EVERY_SECONDS = 1.0
 _TEE_CLOSE_SECONDS = 1.0
 _COURIER_CLOSE_SECONDS = 1.0
+_COUNTED_SECONDS = 1.0
+"""Longest wait until the other workers have seen that there is one more."""
 _GATHER_SECONDS = 0.005
 """A queue that has just begun is reported after this long: a burst takes some turns of the loop to arrive."""
 _APART_NS = 20_000_000
@@ -60,17 +62,24 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready
     cannot be had, and `InvalidSpec` when a certificate cannot.
     """
     certificates = served(settings.tls_cert, settings.tls_key, settings.tls_dir, tuple(PROTOCOLS))
-    listener = _bind(settings)
+    settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = settings.take_over
+    inherited = await handover.ask(handover.door(settings.data.run, settings.worker), settings.port) if beside else None
+    listener = inherited.listener if inherited is not None else _bind(settings)
     board: Board | None = None
     try:
-        settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Waiting for the row's lock (a predecessor that is still draining) must not stop the loop.
-        board = await asyncio.to_thread(Board, settings.data.board, settings.worker, settings.workers)
+        board = await asyncio.to_thread(
+            Board, settings.data.board, settings.worker, settings.workers, beside=settings.take_over
+        )
         worker = _Worker(settings, log, board, listener, certificates)
+        worker.inherited = inherited
         async with offered(settings.data.vitals, f"gateway-{settings.worker}", worker.vitals):
             await worker.serve(stop, on_ready)
     finally:
         listener.close()
+        if inherited is not None:
+            inherited.close()
         if board is not None:
             board.close()
 
@@ -115,7 +124,7 @@ class _Worker:
             loop=loop,
             board=board,
             wheel=Wheel(loop),
-            doorbell=Doorbell(settings.data.run, settings.worker, self._on_ring),
+            doorbell=Doorbell(settings.data.run, board.number, self._on_ring),
             doors=Connections(most_connections(settings), settings.max_connections_per_client),
             tee=Tee(log, settings.data.mirror_socket, settings.mirror_budget_bytes),
             chance=random.random,
@@ -124,6 +133,8 @@ class _Worker:
             report_soon=self._report_soon,
         )
         self._guard = Guard(self._state)
+        self.inherited: handover.Inheritance | None = None
+        self._handed_over = False
         self._certificates = certificates
         self._entrance = Entrance(self._state, certificates) if certificates is not None else None
         self._discovery = Discovery(self._state)
@@ -169,19 +180,39 @@ class _Worker:
             await self._close()
 
     async def _listen_until(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        await self._be_counted()
         server = await self._loop.create_server(self._near_side, sock=self._listener, backlog=_BACKLOG)
         gc.collect()
         gc.freeze()
         self._state.ready = True
         at = {"host": self._settings.host, "port": self._listener.getsockname()[1]}
-        _LOG.info("listening", extra={**at, "compiled": not downstream.__file__.endswith(".py")})
+        told = {"scheme": self._settings.scheme, **at, "compiled": not downstream.__file__.endswith(".py")}
+        _LOG.info("listening", extra=told)
+
+        def leave() -> None:
+            self._handed_over = True
+            stop.set()
+
         try:
-            on_ready()
-            await stop.wait()
+            if self.inherited is not None:
+                await self.inherited.take_over()
+            door = handover.door(self._settings.data.run, self._settings.worker)
+            async with handover.offered(door, self._listener, leave):
+                on_ready()
+                await stop.wait()
         finally:
             self._state.ready = False
             self._state.stopping = self._state.closing = True
             await self._accept_the_rest(server)
+
+    async def _be_counted(self) -> None:
+        """Let the other workers see our row before the first request: what they do not count could be too much."""
+        board, doorbell = self._state.board, self._state.doorbell
+        for row in board.others():
+            doorbell.ring(row)
+        until = self._loop.time() + _COUNTED_SECONDS
+        while not board.is_seen() and self._loop.time() < until:  # noqa: ASYNC110 -- of other processes
+            await asyncio.sleep(0.005)
 
     def _near_side(self) -> asyncio.Protocol:
         near = Downstream(self._state) if self._entrance is None else Entering(self._entrance)
@@ -199,7 +230,7 @@ class _Worker:
         try:
             while self._listener.fileno() >= 0:  # noqa: ASYNC110 -- uvloop closes it in a later turn and says nothing
                 await asyncio.sleep(0)
-            while True:
+            while not self._handed_over:
                 connection, _ = rest.accept()
                 connection.setblocking(False)
                 await self._loop.connect_accepted_socket(self._near_side, connection)
@@ -212,8 +243,10 @@ class _Worker:
         """Let what is under way end by itself, as long as the settings allow."""
         state = self._state
         until = self._loop.time() + self._settings.drain_seconds
+        looked = time.monotonic_ns()
         while state.connections and self._loop.time() < until:
-            since = time.monotonic_ns() - _QUIET_NS
+            # Quiet at the look before: what has come since then, also while this process had no processor, has been read.
+            since, looked = looked - _QUIET_NS, time.monotonic_ns()
             for connection in list(state.connections):
                 connection.leave_if_idle(since)
             await asyncio.sleep(0.02)
@@ -230,6 +263,7 @@ class _Worker:
     def _flush(self, *, everything: bool = False) -> None:
         renew_clock()
         self._state.renew_date()
+        self._state.board.renew()
         endpoints = list(self._discovery.endpoints.values())
         self._reporter.turn(endpoints)
         for name, endpoint in list(self._discovery.leaving.items()):
@@ -259,6 +293,7 @@ class _Worker:
         self._report_now(endpoint)
 
     def _on_ring(self) -> None:
+        self._state.board.renew()
         for endpoint in self._discovery.endpoints.values():
             for lane in endpoint.lanes.values():
                 if lane.queue:

@@ -63,8 +63,8 @@ class DataLayout:
 
     @property
     def board(self) -> Path:
-        """Cells shared by the gateway workers of this machine."""
-        return self.run / "board"
+        """Cells shared by the gateway workers of this machine. The number is the format's: no two versions share a file."""
+        return self.run / "board-2"
 
     @property
     def mirror_socket(self) -> Path:
@@ -115,6 +115,8 @@ class GatewaySettings:
     """Bytes that may wait for the mirror, per worker; beyond it single shadows are dropped and counted."""
     drain_seconds: float = 30.0
     """Longest wait for exchanges under way after SIGTERM."""
+    take_over: bool = False
+    """Take the listening socket of whoever serves under this index, who then drains; else wait until nobody does."""
     tls_cert: str = ""
     """PEM file of the certificate, with those that vouch for it, that is shown where no other is for the name asked for;
     empty with `tls_dir` empty too: no TLS."""

@@ -30,8 +30,8 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     boards: list[Board] = []
     original = Board.__init__
 
-    def watched(self: Board, path: Path, worker: int, workers: int) -> None:
-        original(self, path, worker, workers)
+    def watched(self: Board, path: Path, worker: int, workers: int, *, beside: bool = False) -> None:
+        original(self, path, worker, workers, beside=beside)
         boards.append(self)
 
     monkeypatch.setattr(Board, "__init__", watched)

@@ -14,4 +14,6 @@ def small_board(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setattr(board, "COLUMNS", columns)
     monkeypatch.setattr(board, "_HOLDS", holds)
     monkeypatch.setattr(board, "_CELLS", cells)
-    monkeypatch.setattr(board, "_SIZE", cells + board.ROWS * columns * 8)
+    about = cells + board.ROWS * columns * 8
+    monkeypatch.setattr(board, "_ABOUT", about)
+    monkeypatch.setattr(board, "_SIZE", about + (1 + 2 * board.ROWS) * 8)

@@ -51,6 +51,7 @@ def test_processes_add_up_and_the_dead_keep_only_their_balances(tmp_path: Path) 
     gauge, balance = board.column("gauge", Quantity.GAUGE), board.column("balance", Quantity.BALANCE)
     board.cells[board.row + gauge] = 5
     children = [child(path, worker, 3, 1000 * worker) for worker in (1, 2)]
+    assert not board.is_seen(), "the children have not looked since"
     assert board.total(gauge) == 3005
     assert board.total(balance) == -9000
     assert not board.reap()
@@ -78,6 +79,7 @@ def test_a_row_has_one_owner_at_a_time(tmp_path: Path) -> None:
         other = child(tmp_path / "board", 1, 2, 1)
         assert process.poll() is None
         column = board.column("gauge", Quantity.GAUGE)
+        board.renew()
         assert board.total(column) == 1, "the second owner of row 0 has begun"
         board.close()
         assert process.stdout is not None
@@ -90,6 +92,7 @@ def test_a_row_has_one_owner_at_a_time(tmp_path: Path) -> None:
 def test_columns_are_shared_by_name_and_reused_when_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_board(monkeypatch, 4)
     one, two = Board(tmp_path / "board", 0, 2), Board(tmp_path / "board", 1, 2)
+    one.renew()
     columns = [one.column(name, Quantity.GAUGE) for name in "abcd"]
     assert sorted(columns) == [0, 1, 2, 3]
     assert two.column("b", Quantity.GAUGE) == columns[1]
@@ -119,6 +122,56 @@ def test_a_column_with_two_users_in_a_worker_stays_until_both_are_done(
     board.let_go("a", Quantity.GAUGE)
     assert board.column("b", Quantity.GAUGE) == 0
     board.close()
+
+
+def test_a_successor_stands_beside_its_predecessor_and_inherits_what_it_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    other, old = Board(path, 1, 2), Board(path, 0, 2)
+    gauge, balance = old.column("gauge", Quantity.GAUGE), old.column("balance", Quantity.BALANCE)
+    for name in ("gauge", "balance"):
+        other.column(name, Quantity.GAUGE if name == "gauge" else Quantity.BALANCE)
+    old.cells[old.row + gauge], old.cells[old.row + balance] = 3, 40
+    other.cells[other.row + balance] = -40
+    seen_by_other = other.others_of(balance)
+    new = Board(path, 0, 2, beside=True)
+    new.column("gauge", Quantity.GAUGE)
+    new.column("balance", Quantity.BALANCE)
+    assert new.number not in (old.number, other.number)
+    assert not new.is_seen()
+    for one in (old, other):
+        one.renew()
+    assert new.is_seen()
+    assert len(seen_by_other) == 2, "the list that is held is the one that changes"
+    new.cells[new.row + gauge] = 1
+    assert [one.total(gauge) for one in (other, old, new)] == [4, 4, 4]
+    old.cells[old.row + balance] -= 7
+    new.cells[new.row + balance] += 7
+    old.close()
+    new.renew()
+    other.renew()
+    assert new.cells[new.row + balance] == 40
+    assert [one.total(balance) for one in (other, new)] == [0, 0]
+    assert [one.total(gauge) for one in (other, new)] == [1, 1]
+    assert len(seen_by_other) == 1
+    third = Board(path, 0, 2, beside=True)
+    assert third.number == 0, "the row is free again"
+    for one in (third, new, other):
+        one.close()
+
+
+def test_what_more_workers_left_counts_with_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    boards = [Board(path, worker, 3) for worker in range(3)]
+    for one, value in zip(boards, (50, -20, -30), strict=True):
+        column = one.column("balance", Quantity.BALANCE)
+        one.cells[one.row + column] = value
+    for one in boards:
+        one.close()
+    alone = Board(path, 0, 1)
+    assert alone.total(alone.column("balance", Quantity.BALANCE)) == 0
+    alone.renew()
+    assert alone.others_of(column) == []
+    alone.close()
 
 
 def test_more_workers_than_rows_are_refused(tmp_path: Path) -> None:
