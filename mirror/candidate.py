@@ -7,12 +7,14 @@ and the deadline is the caller's. Heads go out as raw bytes, so that the candida
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mirror.capture import RequestBody
 from mirror.reading import Lost, Reader, Reply
+from router.runtime.replica_tls import Trust
 
 Address = tuple[str, int]
 """(host, port) of a replica."""
@@ -41,18 +43,24 @@ class _Connection:
 class CandidateClient:
     """Sends shadows and keeps a few connections per replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, trust: Trust | None = None) -> None:
+        """`trust`: how candidates that speak TLS are known; None: by the system's authorities."""
+        self._trust = trust or Trust()
         self._idle: dict[Address, deque[_Connection]] = {}
 
-    async def exchange(self, address: Address, outgoing: Outgoing, reply: Reply) -> None:
+    async def exchange(
+        self, address: Address, outgoing: Outgoing, reply: Reply, server_name: str | None = None
+    ) -> None:
         """Send one request and fill `reply`; what goes wrong stands in `reply.error`, only cancellation is raised.
+
+        With a `server_name` over TLS; that must be the name in the certificate, or the address where it is empty.
 
         A kept connection that turns out to be closed before it answered a byte is replaced once by a fresh one.
         """
         while True:
             connection = self._kept(address)
             try:
-                connection = connection or await self._connect(address)
+                connection = connection or await self._connect(address, server_name)
                 await self._over(connection, address, outgoing, reply)
             except Lost as error:
                 if connection is not None and connection.used and not reply.first_byte_at:
@@ -76,9 +84,14 @@ class CandidateClient:
             connection.writer.transport.abort()
         return None
 
-    async def _connect(self, address: Address) -> _Connection:
+    async def _connect(self, address: Address, server_name: str | None) -> _Connection:
         try:
-            return _Connection(*await asyncio.open_connection(*address))
+            if server_name is None:
+                return _Connection(*await asyncio.open_connection(*address))
+            context, name = self._trust.context("http/1.1"), server_name or address[0]
+            return _Connection(*await asyncio.open_connection(*address, ssl=context, server_hostname=name))
+        except ssl.SSLError as error:
+            raise Lost(f"TLS: {getattr(error, 'verify_message', '') or error.reason}") from error
         except OSError as error:
             raise Lost(f"connect: {error.strerror or error}") from error
 

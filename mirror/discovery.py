@@ -36,6 +36,8 @@ class EndpointView:
     """Deployments that are mirrored to."""
     per_replica: Mapping[str, int] = field(default_factory=dict)
     """Deployment → shadows that one replica may have in flight."""
+    server_names: Mapping[str, str] = field(default_factory=dict)
+    """Deployment whose replicas speak TLS → the name in their certificates; empty: their addresses."""
     replicas_version: int = 0
     replicas_generation: int = 0
     """Of the owner who wrote that version."""
@@ -91,14 +93,22 @@ class Directory:
             return None
         mirrors: tuple[str, ...] = ()
         per_replica = {}
+        server_names = {}
         if not event.deleted:
             targets = endpoint_from_document(event.document).mirrors()
             mirrors = tuple(target.deployment.lower() for target in targets)
             for name, document in event.deployments.items():
                 spec = deployment_from_document(document, endpoint_name=event.endpoint)
                 per_replica[name] = spec.request_settings.max_concurrent_requests_per_instance
+                if spec.extras.scheme == "https":
+                    server_names[name] = spec.extras.server_name or ""
         self.endpoints[event.endpoint] = replace(
-            old, revision=event.revision, deleted=event.deleted, mirrors=mirrors, per_replica=per_replica
+            old,
+            revision=event.revision,
+            deleted=event.deleted,
+            mirrors=mirrors,
+            per_replica=per_replica,
+            server_names=server_names,
         )
         return event.endpoint
 

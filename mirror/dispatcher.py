@@ -20,6 +20,7 @@ from mirror.marker import sign
 from mirror.reading import Reply
 from mirror.scheduling import LaneKey, Scheduler
 from router.contract.events import DemandRow, Replica, Side
+from router.runtime.replica_tls import Trust
 from router.runtime.settings import MirrorSettings
 
 _log = logging.getLogger("tidegate.mirror")
@@ -53,7 +54,9 @@ class Dispatcher:
         self._directory = directory
         self._group = group
         self._wanted = wanted
-        self._client = CandidateClient()
+        trust = Trust(settings.replica_ca, settings.replica_cert, settings.replica_key)
+        trust.check()
+        self._client = CandidateClient(trust)
         self.scheduler: Scheduler[Ticket] = Scheduler(settings.max_concurrent, settings.max_waiting)
         self.meters: dict[LaneKey, Meter] = {}
 
@@ -183,7 +186,8 @@ class Dispatcher:
         sent = loop.time()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._client.exchange((replica.host, replica.port), outgoing, reply)
+                secure = self._directory.view(exchange.opening.endpoint).server_names.get(candidate)
+                await self._client.exchange((replica.host, replica.port), outgoing, reply, secure)
         except TimeoutError:
             reply.error = f"no complete answer within {self._timeout:g} s"
         first_ms = (reply.first_byte_at - sent) * 1000 if reply.first_byte_at else 0.0

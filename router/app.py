@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING
 
 from router.compute import add_backend_arguments, add_object_arguments, object_settings
 from router.contract.errors import TidegateError
-from router.gateway_flags import add_limit_arguments, add_tls_arguments, limit_settings, tls_settings
+from router.gateway_flags import (
+    add_limit_arguments,
+    add_replica_arguments,
+    add_tls_arguments,
+    limit_settings,
+    replica_settings,
+    tls_settings,
+)
 from router.leading import add_lease_argument
 from router.runtime.settings import (
     AutoscalerSettings,
@@ -107,7 +114,13 @@ async def _mirror(flags: argparse.Namespace, data: DataLayout, log: Log, stoppin
 
     targets = _autoscalers(flags, data)
     await run(
-        MirrorSettings(data, autoscaler=targets, credentials=for_posting(targets), metrics=flags.metrics),
+        MirrorSettings(
+            data,
+            autoscaler=targets,
+            credentials=for_posting(targets),
+            metrics=flags.metrics,
+            **replica_settings(flags),
+        ),
         log,
         stopping.stop,
         ready,
@@ -131,6 +144,7 @@ async def _gateway(flags: argparse.Namespace, data: DataLayout, log: Log, stoppi
         credentials=for_posting(targets),
         **limit_settings(flags),
         **tls_settings(flags),
+        **replica_settings(flags),
         take_over=flags.take_over,
     )
     await run(settings, log, stopping.stop, ready)
@@ -197,6 +211,7 @@ def add_role_arguments(parser: argparse.ArgumentParser, role: str) -> None:
             "repeated (default: the autoscaler of the same data folder)",
         )
     if role in ("gateway", "mirror"):
+        add_replica_arguments(parser)
         parser.add_argument(
             "--autoscaler",
             action="append",
@@ -379,6 +394,8 @@ class TreeSettings:
     workers: int
     domain: str = "localhost"
     drain_seconds: float = 30.0
+    replicas: tuple[str, ...] = ()
+    """The gateway's and the mirror's words about replicas that speak TLS."""
     limits: tuple[str, ...] = ()
     """The gateway's words about its limits and about TLS."""
     compute: tuple[str, ...] = ()
@@ -433,10 +450,11 @@ def tree(settings: TreeSettings) -> list[Role]:
                 settings.drain_seconds + 5,
                 {**listen, **drain, "worker": index},
                 *settings.limits,
+                *settings.replicas,
             )
             for index in range(settings.workers)
         ),
-        role("mirror", "mirror", 2, 10, {}),
+        role("mirror", "mirror", 2, 10, {}, *settings.replicas),
         role("control", "control", 4, 10, control, *settings.objects),
         *([_shipper_role(settings.data, settings.log, logs / "shipper.log", stage=5)] if kafka else []),
     ]

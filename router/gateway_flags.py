@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,37 @@ def _absolute(text: str) -> str:
     return str(Path(text).expanduser().absolute()) if text else ""
 
 
+def add_replica_arguments(parser: argparse.ArgumentParser) -> None:
+    """How replicas are known that speak TLS (`tidegate: {scheme: https}`), and what they are shown."""
+    add = parser.add_argument
+    add(
+        "--replica-ca",
+        type=_absolute,
+        default="",
+        metavar="FILE",
+        help="authorities (PEM) that vouch for replicas that speak TLS (default: the system's)",
+    )
+    add("--replica-cert", type=_absolute, default="", metavar="FILE", help="certificate (PEM) that they are shown")
+    add("--replica-key", type=_absolute, default="", metavar="FILE", help="its private key (PEM, without a password)")
+
+
+_REPLICAS = ("replica_ca", "replica_cert", "replica_key")
+
+
+def replica_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `GatewaySettings` and `MirrorSettings`."""
+    return {setting: getattr(flags, setting) for setting in _REPLICAS}
+
+
+def replicas_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
+    """The words that give a worker or a mirror the same."""
+    return _given(replica_settings(flags))
+
+
+def _given(settings: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"--{setting.replace('_', '-')}={value}" for setting, value in settings.items() if value)
+
+
 _TLS = ("tls_cert", "tls_key", "tls_dir")
 
 
@@ -124,5 +156,4 @@ def tls_settings(flags: argparse.Namespace) -> dict[str, Any]:
 
 def tls_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
     """The words that give a worker the same."""
-    given = {setting.replace("_", "-"): value for setting, value in tls_settings(flags).items() if value}
-    return tuple(f"--{flag}={value}" for flag, value in given.items())
+    return _given(tls_settings(flags))

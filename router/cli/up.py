@@ -23,7 +23,7 @@ from router.app import TreeSettings, run_role, tree
 from router.cli.session import Session
 from router.compute import objects_passed_on, passed_on
 from router.contract.errors import InvalidSpec, Problem, TidegateError, Unavailable
-from router.gateway_flags import limits_passed_on, tls_passed_on
+from router.gateway_flags import limits_passed_on, replica_settings, replicas_passed_on, tls_passed_on
 from router.runtime import vitals
 from router.runtime.credentials import is_loopback
 from router.runtime.log.kafka_url import KafkaUrl
@@ -81,6 +81,7 @@ def up(session: Session) -> int:
                 domain=flags.domain,
                 drain_seconds=flags.drain_seconds,
                 limits=(*limits_passed_on(flags), *tls_passed_on(flags)),
+                replicas=replicas_passed_on(flags),
                 compute=compute_words(flags, control_port),
                 objects=objects_passed_on(flags),
                 access_log=flags.access_log.expanduser().absolute() if flags.access_log is not None else None,
@@ -112,8 +113,10 @@ def check_login(flags: argparse.Namespace) -> None:
 def check_certificates(flags: argparse.Namespace) -> None:
     """What is wrong with certificates is said here, before anything starts. Raises `InvalidSpec`."""
     from router.gateway.certificate_store import served
+    from router.runtime.replica_tls import Trust
 
     served(flags.tls_cert, flags.tls_key, flags.tls_dir, ())
+    Trust(**replica_settings(flags)).check()
 
 
 def scheme_of(flags: argparse.Namespace) -> str:

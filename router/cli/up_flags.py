@@ -8,7 +8,7 @@ from pathlib import Path
 
 from router.app import default_data
 from router.compute import add_backend_arguments, add_object_arguments
-from router.gateway_flags import add_limit_arguments, add_tls_arguments
+from router.gateway_flags import add_limit_arguments, add_replica_arguments, add_tls_arguments
 from router.runtime.settings import default_cache
 
 
@@ -80,5 +80,6 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drain-seconds", type=float, default=30.0, metavar="S", help="longest wait for open exchanges at the end")
     add_limit_arguments(parser)
     add_tls_arguments(parser)
+    add_replica_arguments(parser)
     add_backend_arguments(parser)
     add_object_arguments(parser, alone=False)

@@ -285,6 +285,8 @@ DEPLOYMENT_EXTRAS = Record(
         "command": Key(ListOf(text)),
         "model_errors": Key(choice("map", "pass")),
         "protocol": Key(choice("http1", "http2")),
+        "scheme": Key(choice("http", "https")),
+        "server_name": Key(filled),
         "drain_seconds": Key(number),
         "slow_start_seconds": Key(number),
         "affinity": Key(AFFINITY),

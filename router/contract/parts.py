@@ -278,7 +278,11 @@ class DeploymentExtras:
     model_errors: str = "map"
     """`map`: a model's own error answers 424 with the real code in a header, as Azure does; `pass`: it is passed on."""
     protocol: str = "http1"
-    """What its replicas are spoken to in: `http1`, or `http2` from the first byte on, without TLS, as gRPC's servers want it."""
+    """What its replicas are spoken to in: `http1`, or `http2` from the first byte on, as gRPC's servers want it."""
+    scheme: str = "http"
+    """`https`: its replicas speak TLS, and show certificates that the gateway's --replica-ca vouches for."""
+    server_name: str | None = None
+    """The name in those certificates; None: the address of each replica."""
     drain_seconds: float = ranged(0, 86_400, 300)
     """Longest wait for a replica's last request before it is removed all the same."""
     slow_start_seconds: float = ranged(0, 3600, 0)
@@ -293,6 +297,19 @@ class DeploymentExtras:
             rule("" not in self.command[:1], "command.0", "the program to run"),
             rule(self.model_errors in ("map", "pass"), "model_errors", "one of map, pass", self.model_errors),
             rule(self.protocol in ("http1", "http2"), "protocol", "one of http1, http2", self.protocol),
+            rule(self.scheme in ("http", "https"), "scheme", "one of http, https", self.scheme),
+            rule(
+                self.server_name is None or self.scheme == "https",
+                "server_name",
+                "the name in the certificates of replicas that speak TLS: only with `scheme: https`",
+                self.server_name,
+            ),
+            rule(
+                self.server_name is None or _is_host(self.server_name),
+                "server_name",
+                "a DNS name such as models.example.com",
+                self.server_name,
+            ),
             *field_rules(self),
         )
 

@@ -268,5 +268,7 @@ def template_hash(document: Mapping[str, Any]) -> str:
     picked["command"] = extras.get("command")
     if extras.get("protocol", "http1") != "http1":
         picked["protocol"] = extras["protocol"]
+    if extras.get("scheme", "http") != "http":
+        picked["scheme"] = extras["scheme"]
     text = json.dumps(picked, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

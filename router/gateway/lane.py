@@ -45,7 +45,7 @@ class Lane:
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
         "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "endpoint", "errors", "failed", "good_of_gone", "held",
-        "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "timed", "timeout_ns",
+        "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "secure", "server_name", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
 
@@ -75,6 +75,10 @@ class Lane:
         """Whether answers tell where their time went."""
         self.chooser: Chooser | None = None
         """Where the deployment wishes for more than the less loaded of two replicas."""
+        self.secure = False
+        """Its replicas speak TLS."""
+        self.server_name: str | None = None
+        """The name in their certificates; None: their addresses."""
         self.http2 = False
         """Its replicas speak HTTP/2, from the first they send."""
         self.failed = ""
@@ -124,6 +128,8 @@ class Lane:
         """Take a new revision of the deployment."""
         self.configure(spec.request_settings, map_errors=spec.extras.model_errors == "map")
         self.http2 = spec.extras.protocol == "http2"
+        self.secure = spec.extras.scheme == "https"
+        self.server_name = spec.extras.server_name
         self.chooser = chooser_for(self._state, self, spec.extras)
 
     def apply_replicas(self, replicas: Iterable[Replica], failed: str) -> None:

@@ -12,6 +12,7 @@ from router.gateway.calls import Calls
 from router.gateway.refusals import Refusals
 from router.gateway.responses import date_line
 from router.policy.matching import Table
+from router.runtime.replica_tls import Trust
 
 if TYPE_CHECKING:
     from router.gateway.board import Board
@@ -91,6 +92,7 @@ class State:
         self.wheel = wheel
         self.doorbell = doorbell
         self.tee = tee
+        self.trust = Trust(settings.replica_ca, settings.replica_cert, settings.replica_key)
         self.doors = doors
         self.chance = chance
         self.report_now = report_now

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from router.gateway.calls import LONGEST, MOST, Answer
+from router.gateway.reaching import reach
 from router.gateway.standing import Standing
 from router.gateway.upstream import Upstream
 from router.policy.retrying import Failure
@@ -140,13 +141,9 @@ class Target:
         return True
 
     async def _opened(self) -> Upstream | None:
-        host, port = self.address
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(
-                    lambda: cast("asyncio.Protocol", Upstream(self)), host, port
-                )
+                connection = await reach(self._state, self, "http/1.1", lambda: Upstream(self))
         except (OSError, TimeoutError):
             return None
         return cast("Upstream", connection)

@@ -365,3 +365,10 @@ class Reaching(Secured):
         """It is not, or it does not want us."""
         if not self.done.done():
             self.done.set_exception(why)
+
+    def give_up(self) -> None:
+        """Nobody waits for the handshake any more."""
+        if not self.done.done():
+            self.done.cancel()
+        if not self._open and self._plain is not None:
+            self.abort()

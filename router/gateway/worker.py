@@ -133,6 +133,7 @@ class _Worker:
             report_soon=self._report_soon,
         )
         self._guard = Guard(self._state)
+        self._state.trust.check()
         self.inherited: handover.Inheritance | None = None
         self._handed_over = False
         self._certificates = certificates

@@ -124,6 +124,12 @@ class GatewaySettings:
     """PEM file of its private key."""
     tls_dir: str = ""
     """Folder with further pairs, each for the names in its certificate; empty: none."""
+    replica_ca: str = ""
+    """PEM file of the authorities that vouch for replicas of deployments with `scheme: https`; empty: the system's."""
+    replica_cert: str = ""
+    """PEM file of the certificate that such replicas are shown; empty: none."""
+    replica_key: str = ""
+    """PEM file of its private key."""
     max_head_bytes: int = 65536
     """Request line plus headers."""
     max_header_fields: int = 100
@@ -181,6 +187,10 @@ class MirrorSettings:
     """Shadows waiting for a candidate."""
     memory_bytes: int = 256 << 20
     """Request and response bytes held; beyond it shadows are dropped with reason `memory`."""
+    replica_ca: str = ""
+    replica_cert: str = ""
+    replica_key: str = ""
+    """As the gateway's: how replicas that speak TLS are known, and what they are shown."""
     timeout_seconds: float = 300.0
     """A shadow's own deadline, independent of the live request's."""
     metrics: tuple[str, int] | None = None

@@ -126,6 +126,8 @@ tidegate:
   protocol: http2
   drain_seconds: 30
   slow_start_seconds: 45
+  scheme: https
+  server_name: blue.models.example
   affinity: {by: body, json_field: prompt, prefix_bytes: 512, bound: 1.5}
 """
 

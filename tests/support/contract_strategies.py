@@ -95,7 +95,7 @@ DEPLOYMENT_EXTRAS = some(
     backend=st.sampled_from(["local", "ray", "kubernetes"]), min_instances=st.just(0), max_instances=st.integers(10, 99),
     idle_seconds=SECONDS, slo=st.fixed_dictionaries({"latency_ms": SECONDS}, optional={"percentile": st.just(95)}),
     command=st.lists(TEXT, max_size=3), model_errors=st.sampled_from(["map", "pass"]), protocol=st.sampled_from(["http1", "http2"]), drain_seconds=st.integers(0, 99),
-    slow_start_seconds=st.sampled_from([0, 0.5, 30]),
+    slow_start_seconds=st.sampled_from([0, 0.5, 30]), scheme=st.just("https"),
     affinity=st.sampled_from([
         {"by": "client"}, {"by": "cookie", "name": "c", "bound": 2}, {"by": "body"},
         {"by": "body", "json_field": "prompt", "prefix_bytes": 9},
@@ -256,6 +256,8 @@ DEPLOYMENT_SPECS = st.builds(
         model_errors=st.sampled_from(["map", "pass"]),
         protocol=st.sampled_from(["http1", "http2"]),
         slow_start_seconds=st.sampled_from([0, 0.5, 30]),
+        scheme=st.just("https"),
+        server_name=st.sampled_from([None, "blue.models.example"]),
         affinity=st.sampled_from([None, specs.Affinity("client"), specs.Affinity("body", prefix_bytes=9, bound=3.5)]),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,7 @@ class ScriptedReplica:
     script: Script
     port: int = 0
     requests: list[Request] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None
     connections: int = 0
     open: int = 0
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,7 +85,7 @@ class ScriptedReplica:
 
     async def start(self) -> None:
         """Listen, at the same port as before."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -132,9 +134,9 @@ class ScriptedReplica:
 
 
 @contextlib.asynccontextmanager
-async def scripted(script: Script = echo) -> AsyncIterator[ScriptedReplica]:
+async def scripted(script: Script = echo, tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedReplica]:
     """A replica for as long as the block runs."""
-    server = ScriptedReplica(script)
+    server = ScriptedReplica(script, tls=tls)
     await server.start()
     try:
         yield server

@@ -21,6 +21,8 @@ class GrpcModel:
     """One listening replica. What a call asks for stands in its first message."""
 
     port: int = 0
+    credentials: Any = None
+    """Of a server under TLS; None: in clear text."""
     metadata: list[dict[str, Any]] = field(default_factory=list)
     """Of each call."""
     peers: set[str] = field(default_factory=set)
@@ -39,7 +41,11 @@ class GrpcModel:
         }
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self.server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, kinds)])
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.credentials is None:
+            self.port = self.server.add_insecure_port(address)
+        else:
+            self.port = self.server.add_secure_port(address, self.credentials)
         await self.server.start()
 
     def _note(self, context: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -127,7 +128,9 @@ class Candidate:
 
 
 @contextlib.asynccontextmanager
-async def candidate(script: Script, *, read_body: bool = True) -> AsyncIterator[Candidate]:
+async def candidate(
+    script: Script, *, read_body: bool = True, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Candidate]:
     scripted = Candidate(script, read_body)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -142,7 +145,7 @@ async def candidate(script: Script, *, read_body: bool = True) -> AsyncIterator[
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     scripted.port = server.sockets[0].getsockname()[1]
     try:
         yield scripted

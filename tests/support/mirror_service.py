@@ -40,6 +40,8 @@ class Mirror:
     reports: list[DemandReport] = field(default_factory=list)
     version: int = 0
     revision: int = 0
+    extras: dict[str, Any] = field(default_factory=dict)
+    """The `tidegate:` section of every deployment."""
     task: asyncio.Task[None] | None = None
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -85,6 +87,7 @@ class Mirror:
                 "name": name,
                 "endpoint_name": endpoint,
                 "request_settings": {"max_concurrent_requests_per_instance": limit},
+                "tidegate": self.extras,
             }
             for name, limit in {"blue": 1, **concurrency}.items()
         }

@@ -202,8 +202,9 @@ _CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]
 
 def _lifecycle(where: Routes, rules: PodRules) -> Manifest:
     probes = where.probes
-    ready = {"path": where.readiness_path, "port": where.readiness_port}
-    alive = {"path": where.liveness_path, "port": where.liveness_port}
+    over = {"scheme": "HTTPS"} if probes.secure else {}
+    ready = {"path": where.readiness_path, "port": where.readiness_port, **over}
+    alive = {"path": where.liveness_path, "port": where.liveness_port, **over}
     patience = math.ceil(startup_seconds(probes.readiness, probes.startup))
     first = probes.startup or probes.readiness
     made: Manifest = {

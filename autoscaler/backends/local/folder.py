@@ -89,7 +89,8 @@ def read_record(folder: Path) -> Record | None:
         probes: Mapping[str, Any] = fields.pop("probes")
         of = {side: Probe(**probes[side]) for side in ("readiness", "liveness")}
         startup = None if probes["startup"] is None else Probe(**probes["startup"])
-        found = Probes(probes["readiness_path"], probes["liveness_path"], of["readiness"], of["liveness"], startup)
+        paths = probes["readiness_path"], probes["liveness_path"]
+        found = Probes(*paths, of["readiness"], of["liveness"], startup, secure=probes.get("secure", False))
         return Record(**fields, probes=found)
     except (OSError, ValueError, KeyError, TypeError):
         return None

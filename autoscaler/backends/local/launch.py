@@ -44,6 +44,8 @@ class Probes:
     readiness: Probe = field(default_factory=Probe)
     liveness: Probe = field(default_factory=Probe)
     startup: Probe | None = None
+    secure: bool = False
+    """Whether they are asked over TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ def probes(document: Mapping[str, Any]) -> Probes:
         _probe(document.get("readiness_probe")),
         _probe(document.get("liveness_probe")),
         None if startup is None else _probe(startup),
+        secure=section(document, "tidegate").get("scheme") == "https",
     )
 
 

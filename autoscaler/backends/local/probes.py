@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from dataclasses import dataclass
 
 from router.contract.specs import Probe
@@ -43,13 +44,39 @@ def pause_seconds(age_seconds: float) -> float:
     return 0.05 if age_seconds < 10 else min(0.5, age_seconds / 200)
 
 
-async def answers(host: str, port: int, path: str, timeout_seconds: float) -> bool:
-    """Whether `GET path` is answered with a status from 200 to 399 in time."""
+async def answers(host: str, port: int, path: str, timeout_seconds: float, *, secure: bool = False) -> bool:
+    """Whether `GET path` is answered with a status from 200 to 399 in time; `secure`: over TLS.
+
+    Whose certificate that is does not matter here, nor to kubelets: the question is whether the server lives.
+    """
     try:
         async with asyncio.timeout(timeout_seconds):
-            return await _get(host, port, path)
+            return await (_get_over_tls if secure else _get)(host, port, path)
     except (OSError, TimeoutError, ValueError):
         return False
+
+
+def _question(host: str, port: int, path: str) -> bytes:
+    head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: tidegate-probe\r\nConnection: close\r\n\r\n"
+    return head.encode()
+
+
+def _is_good(data: bytes) -> bool:
+    """Of the begin of an answer. Raises `ValueError` for what is none."""
+    version, _, rest = data.partition(b" ")
+    return version.startswith(b"HTTP/1.") and 200 <= int(rest[:3]) < 400
+
+
+async def _get_over_tls(host: str, port: int, path: str) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        writer.write(_question(host, port, path))
+        return _is_good(await reader.readline())
+    finally:
+        writer.transport.abort()
 
 
 async def _get(host: str, port: int, path: str) -> bool:
@@ -58,8 +85,7 @@ async def _get(host: str, port: int, path: str) -> bool:
     with socket.socket(family) as sock:
         sock.setblocking(False)
         await loop.sock_connect(sock, (host, port))
-        head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: tidegate-probe\r\nConnection: close\r\n\r\n"
-        await loop.sock_sendall(sock, head.encode())
+        await loop.sock_sendall(sock, _question(host, port, path))
         data = b""
         while b"\r\n" not in data and len(data) < 1024:
             more = await loop.sock_recv(sock, 4096)
@@ -73,5 +99,4 @@ async def _get(host: str, port: int, path: str) -> bool:
                 for _ in range(64):
                     if not await loop.sock_recv(sock, 65536):
                         break
-    version, _, rest = data.partition(b" ")
-    return version.startswith(b"HTTP/1.") and 200 <= int(rest[:3]) < 400
+    return _is_good(data)

@@ -22,6 +22,7 @@ from autoscaler.backends.local.folder import Record, connect, lives
 from autoscaler.backends.local.logs import plain_tail
 from autoscaler.backends.local.probes import Streak, answers, pause_seconds, startup_seconds
 from router.contract.events import ReplicaState
+from router.contract.specs import Probe
 
 FAILURES_TO_TELL = 3
 """A server that ended so often in a row without becoming healthy is reported; it is tried again all the same."""
@@ -192,7 +193,7 @@ class Replica:
         while True:
             path = probes.readiness_path if started_up else probes.liveness_path
             probe = probes.readiness if probes.startup is None or started_up else probes.startup
-            ok = await answers(host, port, path, probe.timeout)
+            ok = await answers(host, port, path, probe.timeout, secure=probes.secure)
             if not started_up:
                 started_up = ok
             elif streak.passed(ok):
@@ -222,7 +223,7 @@ class Replica:
         streak = Streak(probe)
         while True:
             await asyncio.sleep(probe.period)
-            ok = await answers(self.record.host, port, self.record.probes.readiness_path, probe.timeout)
+            ok = await self._answers(port, self.record.probes.readiness_path, probe)
             verdict = streak.passed(ok)
             if verdict is True and self.state is ReplicaState.UNREADY:
                 self._set_ready()
@@ -230,12 +231,15 @@ class Replica:
                 self.state = ReplicaState.UNREADY
                 self.on_change()
 
+    async def _answers(self, port: int, path: str, probe: Probe) -> bool:
+        return await answers(self.record.host, port, path, probe.timeout, secure=self.record.probes.secure)
+
     async def _liveness(self, port: int) -> None:
         probe = self.record.probes.liveness
         streak = Streak(probe)
         while True:
             await asyncio.sleep(probe.period)
-            ok = await answers(self.record.host, port, self.record.probes.liveness_path, probe.timeout)
+            ok = await self._answers(port, self.record.probes.liveness_path, probe)
             if streak.passed(ok) is False:
                 self.say("restart")
                 return

@@ -154,6 +154,8 @@ DEPLOYMENT: Mapping[str, str] = {
     "tidegate.command.*": "One word of it.",
     "tidegate.model_errors": "map: a model's own error answers 424. pass: it is passed on.",
     "tidegate.protocol": "What its replicas are spoken to in: http1, or http2 as gRPC's servers want it.",
+    "tidegate.scheme": "https: its replicas speak TLS, verified by the gateway's --replica-ca.",
+    "tidegate.server_name": "The name in the replicas' certificates; their address where nothing is said.",
     "tidegate.drain_seconds": "Longest wait for a replica's last request before it is removed.",
     "tidegate.slow_start_seconds": "For how long the share of a new replica grows; 0: it has all of it at once.",
     "tidegate.affinity": "What brings a request to the replica that had its like before.",

@@ -220,6 +220,11 @@ DEPLOYMENT: tuple[Rule, ...] = (
         _NEEDED,
     ),
     Rule(
+        "spec.tidegate",
+        "!has(self.server_name) || (has(self.scheme) && self.scheme == 'https')",
+        "server_name: only with `scheme: https`",
+    ),
+    Rule(
         "spec.tidegate.affinity",
         "(self.by == 'header' || self.by == 'cookie') == has(self.name)",
         "name: the header's or cookie's name; none with client or body",

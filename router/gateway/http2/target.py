@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from router.gateway.http2.calling import Calling
+from router.gateway.reaching import reach
 from router.gateway.target import CONNECT_SECONDS, Target
 from router.policy.retrying import Failure
 from router.runtime.telemetry import Limited
@@ -85,12 +86,10 @@ class Http2Target(Target):
 
     async def _greeted(self) -> Calling | None:
         """A connection whose other end has shown that it speaks HTTP/2 and how many requests it takes at once."""
-        host, port = self.address
         session = Calling(self)
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await loop.create_connection(lambda: cast("asyncio.Protocol", session), host, port)
+                await reach(self._state, self, "h2", lambda: session)
                 await session.hello.wait()
         except (OSError, TimeoutError):
             session.close()

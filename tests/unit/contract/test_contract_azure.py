@@ -91,6 +91,7 @@ def test_a_managed_deployment_is_read() -> None:
     assert spec.extras.slo == specs.Slo(200, 99.9)
     assert spec.extras.command[-1] == "{port}"
     assert spec.extras.slow_start_seconds == 45
+    assert (spec.extras.scheme, spec.extras.server_name) == ("https", "blue.models.example")
     assert spec.extras.affinity == specs.Affinity("body", json_field="prompt", prefix_bytes=512, bound=1.5)
 
 
