@@ -40,7 +40,7 @@ def byte_count(text: str) -> int:
 
 # flag → (setting, how it is read, what stands for the value, what it does)
 _FLAGS: dict[str, tuple[str, Any, str, str]] = {
-    "max-connections": ("max_connections", _at_least(0, int), "N", "of each worker; 0 = half of its descriptors"),
+    "max-connections": ("max_connections", _at_least(0, int), "N", "of each worker; 0 = what its descriptors are good for"),
     "max-connections-per-client": (
         "max_connections_per_client", _at_least(0, int), "N", "of each worker, from one address or /64 of IPv6; 0 = any"
     ),

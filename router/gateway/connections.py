@@ -7,28 +7,53 @@ kernel's queue without a word, although another machine or worker may have room.
 
 from __future__ import annotations
 
+import errno
+import logging
 import resource
 from typing import TYPE_CHECKING
 
 from router.gateway.responses import Refusal
 from router.policy.clients import client_of
+from router.runtime.telemetry import Limited
 
 if TYPE_CHECKING:
+    from router.gateway.state import State
     from router.runtime.settings import GatewaySettings
 
 _SPARE_DESCRIPTORS = 128
 """For the log, the board, the mirror and the libraries."""
 _TOLD_AT_LEAST = 16
+SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM))
+"""Errors of this process or machine, not of whom it connects to."""
+_SAY = Limited(logging.getLogger(__name__))
 
 
 def most_connections(settings: GatewaySettings) -> int:
-    """What the settings say; else half of the descriptors the process may have, as each request needs one to a replica."""
-    if settings.max_connections:
-        return settings.max_connections
+    """What the settings say, and at most what the descriptors are good for that the process may have.
+
+    Each request needs one to a replica too, and an eighth more callers have to be told that there are too many. Without a
+    descriptor the kernel's connections could not even be taken and reset.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return max(_TOLD_AT_LEAST, (hard - _SPARE_DESCRIPTORS) // 2)
+    good_for = max(_TOLD_AT_LEAST, (hard - _SPARE_DESCRIPTORS) * 8 // 17)
+    if settings.max_connections > good_for:
+        text = "the process may not have descriptors enough for --max-connections: fewer are taken"
+        _SAY.warning("descriptors", text, wanted=settings.max_connections, taken=good_for, descriptors=hard)
+    return min(settings.max_connections or good_for, good_for)
+
+
+def spare(state: State) -> None:
+    """Close what connections to replicas are idle, of all endpoints: they were kept for speed, and there are too many."""
+    count = 0
+    for endpoint in set(state.table.names.values()):
+        for lane in endpoint.lanes.values():
+            count += lane.drop_idle()
+    if count:
+        _SAY.warning(
+            "idle_dropped", "idle connections to replicas were closed to have room for others", connections=count
+        )
 
 
 class Connections:

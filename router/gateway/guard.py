@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from router.policy.overload import Level, Marks, Steady
 from router.runtime.exposition import single
-from router.runtime.memory import give_back, group_limit, resident_bytes
+from router.runtime.memory import Resident, give_back, group_limit
 from router.runtime.telemetry import Limited
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Guard:
         settings = state.settings
         self._state = state
         self._limit = memory_limit(settings)
+        self._memory: Resident | None = None
         self._say = Limited(_LOG)
         lag = settings.overload_lag_seconds or float("inf")
         self._steady = Steady()
@@ -62,6 +63,7 @@ class Guard:
 
     def open(self) -> None:
         """Begin to look."""
+        self._memory = Resident()
         self._wait()
 
     def close(self) -> None:
@@ -69,6 +71,9 @@ class Guard:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     def _wait(self) -> None:
         self._due = time.monotonic() + _TURN_SECONDS
@@ -86,7 +91,8 @@ class Guard:
         self._wait()
 
     def _look_slowly(self) -> None:
-        self.resident = resident_bytes()
+        assert self._memory is not None
+        self.resident = self._memory.bytes()
         if self._by_memory.take(self.resident / self._limit if self._limit else 0.0) and self._turns % _TRIM_TURNS == 0:
             give_back()
         if self._is_short():

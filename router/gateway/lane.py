@@ -262,6 +262,15 @@ class Lane:
                 self.retire(target)
         self._end_if_over()
 
+    def drop_idle(self) -> int:
+        """Close the connections that carry nothing; how many there were."""
+        count = 0
+        for target in self._targets.values():
+            if target.idle:
+                count += len(target.idle)
+                target.drop_idle()
+        return count
+
     def abort(self) -> None:
         """Close every connection now."""
         self.close()

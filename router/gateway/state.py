@@ -107,6 +107,8 @@ class State:
         self.refusals = Refusals()
         self.sequence = 0
         self.ready = False
+        self.upstreams = 0
+        """Connections to replicas: open, being opened, being closed."""
         self.stopping = False
         self.closing = False
         """Connections end with their answers: the worker stops, or is short of something."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from router.gateway.calls import LONGEST, MOST, Answer
+from router.gateway.connections import SHORTAGES, spare
 from router.gateway.reaching import reach
 from router.gateway.standing import Standing
 from router.gateway.upstream import Upstream
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from router.gateway.lane import Lane
     from router.gateway.state import State
 
+_SPARINGS = 100
+_SPARING_SECONDS = 0.01
+"""For the loop to close what it was told to, and for others to be answered."""
 CONNECT_SECONDS = 3.0
 """A replica that is gone without a word (a lost machine) costs a request no more than this."""
 
@@ -104,8 +108,18 @@ class Target:
         else:
             connection.close()
 
+    def joined(self, connection: Upstream) -> None:
+        """A connection is there."""
+        self.connections.add(connection)
+        self._state.upstreams += 1
+
+    def lost(self, connection: Upstream) -> None:
+        """A connection is closed, and its descriptor with it."""
+        self.forget(connection)
+        self._state.upstreams -= 1
+
     def forget(self, connection: Upstream) -> None:
-        """A connection is gone."""
+        """A connection is used no more."""
         self.connections.discard(connection)
         if connection.exchange is None and connection in self.idle:
             self.idle.remove(connection)
@@ -141,10 +155,27 @@ class Target:
         return True
 
     async def _opened(self) -> Upstream | None:
+        """What other endpoints leave lying idle must not cost this one its requests."""
+        state = self._state
+        for _ in range(_SPARINGS):
+            if state.upstreams < state.doors.most:
+                state.upstreams += 1
+                try:
+                    return await self._open()
+                except OSError as error:
+                    if error.errno not in SHORTAGES:
+                        return None
+                finally:
+                    state.upstreams -= 1
+            spare(state)
+            await asyncio.sleep(_SPARING_SECONDS)
+        return None
+
+    async def _open(self) -> Upstream | None:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await reach(self._state, self, "http/1.1", lambda: Upstream(self))
-        except (OSError, TimeoutError):
+        except TimeoutError:
             return None
         return cast("Upstream", connection)
 

@@ -76,7 +76,7 @@ class Upstream(Far):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.transport = cast("asyncio.Transport", transport)
-        self.target.connections.add(self)
+        self.target.joined(self)
         end = transport.get_extra_info("socket")
         for question in KEPT_ALIVE:
             end.setsockopt(*question)
@@ -253,7 +253,7 @@ class Upstream(Far):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self.target.forget(self)
+        self.target.lost(self)
         exchange, self.exchange = self.exchange, None
         if isinstance(exc, TimeoutError):  # nobody answered the kernel's questions
             self.target.standing.unreachable()

@@ -14,10 +14,28 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
 
+class Resident:
+    """Memory of this process that is in RAM. Holds its file open: it must be readable when there are no more descriptors."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def bytes(self) -> int:
+        """Now."""
+        return int(os.pread(self._file, 128, 0).split()[1]) * _PAGE_BYTES
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE_BYTES
+    """Memory of this process that is in RAM, asked once."""
+    resident = Resident()
+    try:
+        return resident.bytes()
+    finally:
+        resident.close()
 
 
 def group_limit(own: Path = _OWN, groups: Path = _CGROUPS) -> int | None:

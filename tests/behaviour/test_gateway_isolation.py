@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import resource
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
 
+from loadtests.waiting import free_port
 from router.contract.events import Flag
-from tests.support.gateway_figures import code, refusals
+from router.runtime.settings import DataLayout, GatewaySettings
+from tests.support.gateway_figures import code, figures_of, refusals
 from tests.support.gateway_gate import Gate
-from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
+from tests.support.gateway_rig import Rig, deployment, gateway, replica, until, worker_process
 from tests.support.gateway_upstream import Caller, ScriptedReplica, ask, caller, post, scripted
+from tests.support.gateway_workers import publishing
 
 QUIET = "/endpoints/quiet/score"
 
@@ -121,3 +126,33 @@ async def test_bodies_that_wait_leave_room_for_those_of_others(rig: Rig) -> None
 def _queued(rig: Rig, endpoint: str) -> int:
     found = [row.queued for report in rig.demand if report.endpoint == endpoint for row in report.rows]
     return found[-1] if found else 0
+
+
+def _all_inside(gate: Gate) -> bool:
+    return gate.inside == 100
+
+
+async def test_connections_that_an_endpoints_peak_leaves_behind(tmp_path: Path) -> None:
+    """With as many descriptors as one peak takes: idle connections to the one's replicas make room for the other's."""
+    async with publishing(tmp_path) as publisher, contextlib.AsyncExitStack() as stack:
+        gates = {name: Gate() for name in ("loud", "quiet")}
+        for name, gate in gates.items():
+            upstream = await stack.enter_async_context(scripted(gate.script))
+            publisher.endpoint(name, {"blue": deployment(concurrency=100, timeout_ms=60_000)}, {"blue": 100})
+            publisher.replicas(name, {"blue": [replica(upstream.port)]})
+        await publisher.log.flush()
+        settings = GatewaySettings(data=DataLayout(tmp_path), port=free_port(), max_connections=110)
+        process = await stack.enter_async_context(worker_process(settings))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (280, 280))
+        for name, gate in gates.items():
+            path = f"/endpoints/{name}/score"
+            async with contextlib.AsyncExitStack() as callers:
+                crowd = [await callers.enter_async_context(caller(settings.port)) for _ in range(100)]
+                for connection in crowd:
+                    connection.send(post(b"x", path=path))
+                await until(functools.partial(_all_inside, gate), f"all of {name}'s are with the replica")
+                for _ in crowd:
+                    gate.passes.release()
+                assert {(await connection.answer()).status for connection in crowd} == {200}
+            while (await figures_of(settings, "tidegate_gateway_open_connections"))[""]:
+                await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,22 @@ async def test_refusals_are_counted_by_endpoint_and_code(tmp_path: Path, upstrea
         assert await figures(rig, "tidegate_gateway_endpoint_refusals_total") == {
             'endpoint="demo",code="RequestBodyTooLarge"': 2, 'endpoint="demo",code="Unauthorized"': 1
         }  # fmt: skip
+
+
+async def test_the_log_says_each_refusal_once_a_second_and_how_many_it_kept_back(
+    tmp_path: Path, upstream: ScriptedReplica, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "router.gateway.refusals")
+    async with serving(tmp_path, upstream, limits={"max_body_bytes": 1}) as rig, caller(rig.port) as connection:
+        begun = time.monotonic()
+        for _ in range(300):
+            connection.send(post(key="wrong"))
+            assert (await connection.answer()).status == 401
+        assert (await ask(rig.port, post(b"xx"))).status == 413
+        took = time.monotonic() - begun
+        lines = [one for one in caplog.records if one.name == "router.gateway.refusals"]
+        said = [vars(one)["code"] for one in lines]
+        assert 1 <= said.count("Unauthorized") <= took + 1
+        assert said.count("RequestBodyTooLarge") == 1
+        assert await refusals(rig) == {"Unauthorized": 300, "RequestBodyTooLarge": 1}
+        assert vars(lines[-1])["endpoint"] == "demo"

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 
+from router.runtime.settings import GatewaySettings
 from tests.support.gateway_rig import PATIENCE, Rig
 from tests.support.gateway_upstream import Answer
 
 
 async def figures(rig: Rig, name: str) -> dict[str, float]:
     """Series of one metric: labels as they are written, without the process → value."""
-    path = rig.settings.data.root / "run" / "metrics" / f"gateway-{rig.settings.worker}.sock"
+    return await figures_of(rig.settings, name)
+
+
+async def figures_of(settings: GatewaySettings, name: str) -> dict[str, float]:
+    """The same of any worker."""
+    path = settings.data.vitals / f"gateway-{settings.worker}.sock"
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     text = (await asyncio.wait_for(reader.read(), PATIENCE)).decode()
