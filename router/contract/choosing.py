@@ -12,6 +12,21 @@ PREFIX_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Hedging:
+    """When a request that is slow to be answered is sent to a second replica too. Exactly one of the first two is said."""
+
+    after_ms: float | None = ranged(1, 300_000, None)
+    percentile: float | None = ranged(50, 100, None, open_high=True)
+    """Of the times to the answer's head that the deployment had lately."""
+    budget_percent: float = ranged(0, 100, 5, open_low=True)
+    """Of the requests, that may be sent twice."""
+
+    def __post_init__(self) -> None:
+        one = (self.after_ms is None) != (self.percentile is None)
+        refuse(rule(one, "after_ms", "either after_ms or percentile, exactly one of them"), *field_rules(self))
+
+
+@dataclass(frozen=True, slots=True)
 class Affinity:
     """Which part of a request brings it to the replica that had its like before."""
 

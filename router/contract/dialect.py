@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from router.contract.choosing import Affinity
+from router.contract.choosing import Affinity, Hedging
 from router.contract.limits import Limits, Priorities
 from router.contract.parts import (
     Build,
@@ -274,6 +274,7 @@ AFFINITY = Record(
         "bound": Key(number),
     },
 )
+HEDGING = Record(Hedging, {"after_ms": Key(number), "percentile": Key(number), "budget_percent": Key(number)})
 DEPLOYMENT_EXTRAS = Record(
     DeploymentExtras,
     {
@@ -290,6 +291,7 @@ DEPLOYMENT_EXTRAS = Record(
         "drain_seconds": Key(number),
         "slow_start_seconds": Key(number),
         "affinity": Key(AFFINITY),
+        "hedging": Key(HEDGING),
     },
 )
 

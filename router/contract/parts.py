@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.contract.choosing import Affinity
+from router.contract.choosing import Affinity, Hedging
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
 from router.contract.limits import Limits, Priorities
@@ -288,6 +288,7 @@ class DeploymentExtras:
     slow_start_seconds: float = ranged(0, 3600, 0)
     """A replica that has become ready gets a growing share of the requests for this long; 0: its whole share at once."""
     affinity: Affinity | None = None
+    hedging: Hedging | None = None
 
     def __post_init__(self) -> None:
         freeze_fields(self)

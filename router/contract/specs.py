@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.contract.choosing import Affinity
+from router.contract.choosing import Affinity, Hedging
 from router.contract.errors import Problem
 from router.contract.frozen import FrozenMap
 from router.contract.limits import Limits, Priorities
@@ -53,7 +53,7 @@ from router.contract.scaling import DefaultScale, TargetUtilization
 
 __all__ = [
     "NAME_LENGTH", "NAME_PATTERN", "RUNTIME_FIELDS", "Affinity", "AuthMode", "CodeConfiguration", "DefaultScale",
-    "DeploymentExtras", "DeploymentSpec", "EndpointExtras", "EndpointSpec", "Environment", "Identity",
+    "DeploymentExtras", "DeploymentSpec", "EndpointExtras", "EndpointSpec", "Environment", "Hedging", "Identity",
     "InferenceConfig", "Kind", "Limits", "MirrorTarget", "Model", "Priorities", "Probe", "RequestSettings", "Resources", "Route", "Slo",
     "Stickiness", "TargetUtilization", "check_name", "check_range", "template_hash",
 ]  # fmt: skip

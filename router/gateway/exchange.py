@@ -361,6 +361,8 @@ class Exchange:
                 self.down.resume_for_replica()
         if self._pending_bytes > HELD_BODY_BYTES:
             self._pending = None
+        elif self.lane is not None and self.lane.hedges is not None and self.stage == SENT:
+            self.lane.hedges.look(self, time.monotonic_ns())
 
     def _sample(self, block: bytes) -> None:
         """Begin the shadow, if this request is one of the mirrored ones."""
@@ -446,16 +448,47 @@ class Exchange:
                 self.up.transport.write(LAST)
             if self._shadow is not None:
                 self._shadow.add(Kind.REQUEST_END, b"")
+            if self.lane is not None and self.lane.hedges is not None and self.stage == SENT:
+                self.lane.hedges.look(self, self.whole)
+
+    # A second replica -----------------------------------------------------------------------------------------------
+
+    def is_at_hand(self) -> bool:
+        """Whether the whole request could be sent anew."""
+        return self.request_complete and self._pending is not None
+
+    def repeat(self, up: Far) -> None:
+        """Send the whole request, which is at hand, to a second replica too."""
+        pieces = self._pending
+        assert pieces is not None
+        up.carry(self)
+        if self.down.paused:
+            up.pause_reading()
+        block = self.call.for_replica(self.request_id, self.down.peer, self._after_peer)
+        body = (frame(pieces) if pieces else b"") + LAST if self.call.chunked else b"".join(pieces)
+        up.transport.write(block + body)
+
+    def move_to(self, target: Target, up: Far) -> Target:
+        """Have the answer of the second replica; returns the first, whose place is to be given back."""
+        first, before = self.target, self.up
+        assert first is not None
+        self.target, self.up = target, up
+        if before is not None and before.exchange is self:
+            before.exchange = None
+            before.close()
+        return first
 
     # Back to the caller ---------------------------------------------------------------------------------------------
 
-    def answer(self, answer: Answer, raw: bytes) -> None:
+    def answer(self, answer: Answer, raw: bytes, up: Far) -> None:
         """The replica's head is here; it is written together with the first of the body."""
         lane = self.lane
         assert lane is not None
         now = time.monotonic_ns()
         self.first_byte = now
         self.stage = ANSWERING
+        if lane.hedges is not None:
+            lane.hedges.settle(self, up, now)
         status = answer.status
         self._model_status = self._status = status
         self.down.deadline = now + lane.timeout_ns
@@ -566,6 +599,8 @@ class Exchange:
 
     def upstream_failed(self, failure: Failure) -> None:
         """The replica's connection is gone, or was none."""
+        if self.lane is not None and self.lane.hedges is not None and self.lane.hedges.outlives(self, failure):
+            return
         self.up = None
         self._connecting_ns = 0
         if self.stage == ANSWERING:
@@ -639,6 +674,8 @@ class Exchange:
                 up.target.standing.unreachable()
                 up.transport.abort()  # and so it fails us
             self._await_head(self.deadline, now)
+            if lane.hedges is not None and self.stage == SENT:
+                lane.hedges.look(self, now)
         elif now >= self.expires:
             self.refuse(Refusal.DEADLINE, f"deployment {lane.name}: no answer until x-request-deadline")
         elif not self.request_complete and self.down.is_read:
@@ -710,6 +747,8 @@ class Exchange:
         if up is not None:
             up.exchange = None
             up.close()
+        if self.lane is not None and self.lane.hedges is not None:
+            self.lane.hedges.cancel(self)
         # A connection under way is not wasted: it goes to the replica's idle ones.
         self.connecting = None
 

@@ -33,6 +33,8 @@ def families(counters: Counters, refusals: Refusals, endpoints: Iterable[Endpoin
             "Requests sent again to another replica after they had been sent to one that died",
             counters.retried,
         ),
+        ("hedged", "Requests sent to a second replica too because the first was slow to answer", counters.hedged),
+        ("hedges_won", "Requests whose second replica answered first", counters.hedges_won),
         ("client_aborts", "Requests whose caller left before the answer was whole", counters.client_aborts),
         (
             "shortened_records",

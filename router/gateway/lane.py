@@ -18,6 +18,7 @@ from router.contract.specs import DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
 from router.gateway.choosing import Chooser, chooser_for
 from router.gateway.comparing import Comparison
+from router.gateway.hedging import Hedges
 from router.gateway.http2.target import Http2Target
 from router.gateway.ranking import Ranking
 from router.gateway.standing import Out
@@ -44,7 +45,7 @@ class Lane:
     __slots__ = (
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
-        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "endpoint", "errors", "failed", "good_of_gone", "held",
+        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "endpoint", "errors", "failed", "good_of_gone", "hedges", "held",
         "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "secure", "server_name", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
@@ -81,6 +82,8 @@ class Lane:
         """The name in their certificates; None: their addresses."""
         self.http2 = False
         """Its replicas speak HTTP/2, from the first they send."""
+        self.hedges: Hedges | None = None
+        """Where requests may be sent to a second replica too."""
         self.failed = ""
         """Why the deployment cannot serve, when its phase says so."""
         self._timer: asyncio.TimerHandle | None = None
@@ -131,6 +134,10 @@ class Lane:
         self.secure = spec.extras.scheme == "https"
         self.server_name = spec.extras.server_name
         self.chooser = chooser_for(self._state, self, spec.extras)
+        if self.hedges is None and spec.extras.hedging is not None:
+            self.hedges = Hedges(self._state, self)
+        if self.hedges is not None:
+            self.hedges.follow(spec.extras.hedging)
 
     def apply_replicas(self, replicas: Iterable[Replica], failed: str) -> None:
         """Take a new replica set. Whoever is gone finishes what it has in flight."""

@@ -42,6 +42,8 @@ class Counters:
     unreachable: int = 0
     erring: int = 0
     lagging: int = 0
+    hedged: int = 0
+    hedges_won: int = 0
     """Times replicas were left alone because they could not be reached, because of errors in a row, and because of
     errors more often than others."""
     client_aborts: int = 0

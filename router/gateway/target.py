@@ -146,6 +146,11 @@ class Target:
         else:
             self.give_back(connection)
 
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """What `close` has to end."""
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
     async def knock(self) -> bool:
         """Whether it takes a connection, which is kept for the next exchange."""
         connection = await self._opened()
@@ -161,7 +166,7 @@ class Target:
             if state.upstreams < state.doors.most:
                 state.upstreams += 1
                 try:
-                    return await self._open()
+                    return await self._reached()
                 except OSError as error:
                     if error.errno not in SHORTAGES:
                         return None
@@ -171,7 +176,7 @@ class Target:
             await asyncio.sleep(_SPARING_SECONDS)
         return None
 
-    async def _open(self) -> Upstream | None:
+    async def _reached(self) -> Upstream | None:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await reach(self._state, self, "http/1.1", lambda: Upstream(self))

@@ -131,7 +131,7 @@ class Upstream(Far):
             exchange.interim(answer)
             data = data[end:]
         self._frame(exchange, answer)
-        exchange.answer(answer, raw)
+        exchange.answer(answer, raw, self)
         if self._mode == _LENGTH and self._left == len(data) - end:
             if self._left:
                 exchange.relay_whole(data[end:])

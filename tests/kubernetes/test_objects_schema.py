@@ -175,6 +175,7 @@ REFUSED = [
     (deployment(code_configuration={"code": "asset:x", "scoring_script": "../x.py"}), ["a file inside the code folder"]),
     (deployment(tidegate={"backend": "lokal"}), ["spec.tidegate.backend", '"lokal"', '"kubernetes"']),
     (deployment(tidegate={"server_name": "a.example"}), ["only with `scheme: https`"]),
+    (deployment(tidegate={"hedging": {"after_ms": 5, "percentile": 95}}), ["exactly one of them"]),
     (deployment(tidegate={"affinity": {"by": "header"}}), ["the header's or cookie's name"]),
     (deployment(tidegate={"affinity": {"by": "client", "prefix_bytes": 9}}), ["only with `by: body`"]),
     (deployment(tidegate={"min_instances": 3}), ["tidegate.min_instances must be at most instance_count"]),

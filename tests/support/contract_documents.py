@@ -128,6 +128,7 @@ tidegate:
   slow_start_seconds: 45
   scheme: https
   server_name: blue.models.example
+  hedging: {percentile: 95, budget_percent: 10}
   affinity: {by: body, json_field: prompt, prefix_bytes: 512, bound: 1.5}
 """
 

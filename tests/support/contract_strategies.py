@@ -100,6 +100,7 @@ DEPLOYMENT_EXTRAS = some(
         {"by": "client"}, {"by": "cookie", "name": "c", "bound": 2}, {"by": "body"},
         {"by": "body", "json_field": "prompt", "prefix_bytes": 9},
     ]),
+    hedging=st.sampled_from([{"after_ms": 20}, {"percentile": 99.5, "budget_percent": 1}]),
 )  # fmt: skip
 
 
@@ -259,5 +260,6 @@ DEPLOYMENT_SPECS = st.builds(
         scheme=st.just("https"),
         server_name=st.sampled_from([None, "blue.models.example"]),
         affinity=st.sampled_from([None, specs.Affinity("client"), specs.Affinity("body", prefix_bytes=9, bound=3.5)]),
+        hedging=st.sampled_from([None, specs.Hedging(after_ms=20), specs.Hedging(percentile=90, budget_percent=1)]),
     ),
 )

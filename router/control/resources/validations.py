@@ -225,6 +225,11 @@ DEPLOYMENT: tuple[Rule, ...] = (
         "server_name: only with `scheme: https`",
     ),
     Rule(
+        "spec.tidegate.hedging",
+        "has(self.after_ms) != has(self.percentile)",
+        "either after_ms or percentile, exactly one of them",
+    ),
+    Rule(
         "spec.tidegate.affinity",
         "(self.by == 'header' || self.by == 'cookie') == has(self.name)",
         "name: the header's or cookie's name; none with client or body",

@@ -94,7 +94,7 @@ class Carried(Far):
                 return False
             self.asking.answered = True
             self.asking.left = -1 if length is None else length
-            exchange.answer(answer, raw)
+            exchange.answer(answer, raw, self)
             if not ended:
                 exchange.flush_head()
         elif ended or self.asking.interim >= _MOST_INTERIM:

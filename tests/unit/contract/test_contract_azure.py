@@ -92,6 +92,7 @@ def test_a_managed_deployment_is_read() -> None:
     assert spec.extras.command[-1] == "{port}"
     assert spec.extras.slow_start_seconds == 45
     assert (spec.extras.scheme, spec.extras.server_name) == ("https", "blue.models.example")
+    assert spec.extras.hedging == specs.Hedging(percentile=95, budget_percent=10)
     assert spec.extras.affinity == specs.Affinity("body", json_field="prompt", prefix_bytes=512, bound=1.5)
 
 
