@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mirror.capture import RequestBody
 from mirror.reading import Lost, Reader, Reply
@@ -31,6 +32,20 @@ class Outgoing:
     body: RequestBody
     chunked: bool
     method: str
+
+
+def around(trust: Trust, protocol: str, address: Address, server_name: str | None) -> dict[str, Any]:
+    """How a connection for `protocol` (ALPN's name) is opened: plain, or over TLS where there is a `server_name`."""
+    if server_name is None:
+        return {}
+    return {"ssl": trust.context(protocol), "server_hostname": server_name or address[0]}
+
+
+def unreached(error: OSError) -> Lost:
+    """A connection that did not come about, in a word."""
+    if isinstance(error, ssl.SSLError):
+        return Lost(f"TLS: {getattr(error, 'verify_message', '') or error.reason}")
+    return Lost(f"connect: {error.strerror or error}")
 
 
 @dataclass(slots=True)
@@ -86,14 +101,10 @@ class CandidateClient:
 
     async def _connect(self, address: Address, server_name: str | None) -> _Connection:
         try:
-            if server_name is None:
-                return _Connection(*await asyncio.open_connection(*address))
-            context, name = self._trust.context("http/1.1"), server_name or address[0]
-            return _Connection(*await asyncio.open_connection(*address, ssl=context, server_hostname=name))
-        except ssl.SSLError as error:
-            raise Lost(f"TLS: {getattr(error, 'verify_message', '') or error.reason}") from error
+            way = around(self._trust, "http/1.1", address, server_name)
+            return _Connection(*await asyncio.open_connection(*address, **way))
         except OSError as error:
-            raise Lost(f"connect: {error.strerror or error}") from error
+            raise unreached(error) from error
 
     async def _over(self, connection: _Connection, address: Address, outgoing: Outgoing, reply: Reply) -> None:
         answer = Reader(reply, outgoing.method)

@@ -38,6 +38,8 @@ class EndpointView:
     """Deployment → shadows that one replica may have in flight."""
     server_names: Mapping[str, str] = field(default_factory=dict)
     """Deployment whose replicas speak TLS → the name in their certificates; empty: their addresses."""
+    http2: frozenset[str] = frozenset()
+    """Deployments whose replicas speak HTTP/2."""
     replicas_version: int = 0
     replicas_generation: int = 0
     """Of the owner who wrote that version."""
@@ -92,7 +94,7 @@ class Directory:
         if event.revision <= old.revision and not old.deleted:
             return None
         mirrors: tuple[str, ...] = ()
-        per_replica = {}
+        per_replica, http2 = {}, set()
         server_names = {}
         if not event.deleted:
             targets = endpoint_from_document(event.document).mirrors()
@@ -102,6 +104,8 @@ class Directory:
                 per_replica[name] = spec.request_settings.max_concurrent_requests_per_instance
                 if spec.extras.scheme == "https":
                     server_names[name] = spec.extras.server_name or ""
+                if spec.extras.protocol == "http2":
+                    http2.add(name)
         self.endpoints[event.endpoint] = replace(
             old,
             revision=event.revision,
@@ -109,6 +113,7 @@ class Directory:
             mirrors=mirrors,
             per_replica=per_replica,
             server_names=server_names,
+            http2=frozenset(http2),
         )
         return event.endpoint
 

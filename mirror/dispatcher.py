@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mirror.candidate import Address, CandidateClient, Outgoing
+from mirror.candidate_http2 import Http2Client
 from mirror.capture import Refused, ResponseCapture
 from mirror.demand import Meter
 from mirror.discovery import Directory
@@ -24,6 +25,8 @@ from router.runtime.replica_tls import Trust
 from router.runtime.settings import MirrorSettings
 
 _log = logging.getLogger("tidegate.mirror")
+_SERVERS_FAULT = ("2", "13", "14", "15")
+"""UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS of gRPC."""
 Settled = Callable[[Exchange, str, Outcome], None]
 
 
@@ -57,6 +60,7 @@ class Dispatcher:
         trust = Trust(settings.replica_ca, settings.replica_cert, settings.replica_key)
         trust.check()
         self._client = CandidateClient(trust)
+        self._http2 = Http2Client(trust)
         self.scheduler: Scheduler[Ticket] = Scheduler(settings.max_concurrent, settings.max_waiting)
         self.meters: dict[LaneKey, Meter] = {}
 
@@ -75,6 +79,7 @@ class Dispatcher:
             if key[1] not in view.per_replica and key[1] not in view.replicas:
                 self._gone(key)
         self._client.forget(self._addresses())
+        self._http2.forget(self._addresses())
         self._pump()
 
     def moving(self) -> list[LaneKey]:
@@ -95,6 +100,7 @@ class Dispatcher:
     def close(self) -> None:
         """Close kept connections."""
         self._client.forget(())
+        self._http2.forget(())
 
     def _gone(self, key: LaneKey) -> None:
         for ticket in self.scheduler.remove(key):
@@ -134,7 +140,8 @@ class Dispatcher:
         try:
             meter.started(loop.time(), loop.time() - arrived)
             answer = await self._send(exchange, candidate, replica, deadline)
-            failed, completed = answer.side.status >= 500 or bool(answer.side.error), True
+            wrong = answer.side.status >= 500 or answer.grpc_status in _SERVERS_FAULT
+            failed, completed = wrong or bool(answer.side.error), True
             return answer
         finally:
             meter.ended(loop.time(), loop.time() - arrived, failed=failed, completed=completed)
@@ -182,14 +189,15 @@ class Dispatcher:
         outgoing = Outgoing(head.for_candidate(marker, body.length), body, head.chunked, head.method)
         capture = ResponseCapture(exchange.grant)
         reply = Reply(capture.feed)
+        view = self._directory.view(exchange.opening.endpoint)
+        client = self._http2 if candidate in view.http2 else self._client
         loop = asyncio.get_running_loop()
         sent = loop.time()
         try:
             async with asyncio.timeout_at(deadline):
-                secure = self._directory.view(exchange.opening.endpoint).server_names.get(candidate)
-                await self._client.exchange((replica.host, replica.port), outgoing, reply, secure)
+                await client.exchange((replica.host, replica.port), outgoing, reply, view.server_names.get(candidate))
         except TimeoutError:
             reply.error = f"no complete answer within {self._timeout:g} s"
         first_ms = (reply.first_byte_at - sent) * 1000 if reply.first_byte_at else 0.0
         side = Side(reply.status, (loop.time() - sent) * 1000, first_ms, capture.length, reply.error)
-        return Answer(side, capture.body(reply.content_type, reply.content_encoding))
+        return Answer(side, capture.body(reply.content_type, reply.content_encoding), reply.grpc_status)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mirror.budget import Grant
 from mirror.capture import Refused, RequestBody, ResponseCapture, Spill
 from mirror.comparison import Body, compare
-from mirror.heads import BadHead, ShadowHead, content_of, shadow_head
+from mirror.heads import BadHead, ShadowHead, content_of, grpc_status_of, shadow_head
 from router.contract.events import ShadowComparison, Side
 from router.contract.tee import END_FIELDS, RESPONSE_FIELDS, BrokenPeer, Kind, Open
 
@@ -29,6 +29,8 @@ class Answer:
     side: Side
     body: Body | None
     """None when there is none to compare."""
+    grpc_status: str = ""
+    """How a call of gRPC ended."""
 
 
 Outcome = Answer | str
@@ -54,11 +56,13 @@ class Exchange:
         self._response: tuple[int, float] | None = None
         """(status, first byte in ms) once the live head was seen."""
         self._content = ("", "")
+        self._grpc_status = ""
         self._takes: dict[Kind, Callable[[bytes], None]] = {
             Kind.BODY: self._take_body,
             Kind.REQUEST_END: self._take_request_end,
             Kind.RESPONSE: self._take_response,
             Kind.RESPONSE_BODY: self._take_response_body,
+            Kind.TRAILERS: self._take_trailers,
             Kind.END: self._take_end,
         }
 
@@ -126,7 +130,9 @@ class Exchange:
         status, first_byte_us = RESPONSE_FIELDS.unpack_from(payload)
         self._response = (status, first_byte_us / 1000)
         try:
-            self._content = content_of(payload[RESPONSE_FIELDS.size :])
+            head = payload[RESPONSE_FIELDS.size :]
+            self._content = content_of(head)
+            self._grpc_status = grpc_status_of(head.partition(b"\r\n")[2])
         except BadHead:
             self._content = ("", "")  # the live side's own affair; its body is still compared
 
@@ -134,6 +140,14 @@ class Exchange:
         if self._response is None:
             raise BrokenPeer("RESPONSE_BODY before RESPONSE")
         self._capture.feed(payload)
+
+    def _take_trailers(self, payload: bytes) -> None:
+        if self._response is None:
+            raise BrokenPeer("TRAILERS before RESPONSE")
+        try:
+            self._grpc_status = grpc_status_of(payload) or self._grpc_status
+        except BadHead as error:
+            raise BrokenPeer(f"TRAILERS: {error}") from error
 
     def _take_end(self, payload: bytes) -> None:
         status, total_us, size = END_FIELDS.unpack(payload)
@@ -143,7 +157,7 @@ class Exchange:
         else:
             model_status, first_byte_ms = self._response
             side = Side(model_status, total_us / 1000, first_byte_ms, self._capture.length)
-            self.live = Answer(side, self._capture.body(*self._content))
+            self.live = Answer(side, self._capture.body(*self._content), self._grpc_status)
         if not self.request_complete:
             raise Refused("incomplete")
         if not side.status:
@@ -178,6 +192,9 @@ def _judge(live: Answer, shadow: Answer) -> tuple[bool, str]:
     """(equal, difference). Where the live side failed, the statuses are all there is to compare."""
     if shadow.side.error:
         return False, f"candidate: {shadow.side.error}"
+    if live.grpc_status != shadow.grpc_status:
+        said = f"live {live.grpc_status or 'none'}, candidate {shadow.grpc_status or 'none'}"
+        return False, f"grpc-status: {said}"
     nothing = Body(0, b"")
     if live.body is None or shadow.body is None:
         found = compare(live.side.status, nothing, shadow.side.status, nothing)

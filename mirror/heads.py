@@ -93,6 +93,11 @@ def content_of(head: bytes) -> tuple[str, str]:
     return plain_type(content_type), encoding.lower().decode("latin-1")
 
 
+def grpc_status_of(lines: bytes) -> str:
+    """What the lines of a head without its first, or of trailers, say about the end of a gRPC call; empty: nothing."""
+    return next((value.decode("latin-1") for name, value, _ in _fields(lines) if name == b"grpc-status"), "")
+
+
 def plain_type(value: bytes) -> str:
     """A content type's `type/subtype`, lower case."""
     return value.partition(b";")[0].strip().lower().decode("latin-1")

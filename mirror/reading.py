@@ -39,6 +39,8 @@ class Reply:
     """Loop time; 0 until then."""
     content_type: str = ""
     content_encoding: str = ""
+    grpc_status: str = ""
+    """What ended a call of gRPC."""
     complete: bool = False
     error: str = ""
 
@@ -106,6 +108,8 @@ class Reader:
                 reply.content_type = plain_type(lines[at + 2])
             elif name == b"content-encoding":
                 reply.content_encoding = lines[at + 2].lower().decode("latin-1")
+            elif name == b"grpc-status":
+                reply.grpc_status = lines[at + 2].decode("latin-1")
         self._keeps = not head.closes
         if self._method == "HEAD" or status in (204, 304):
             # There must be no body; where one is announced all the same, it may follow.

@@ -1,7 +1,7 @@
 """The frames between a gateway worker and the mirror, on one Unix stream socket per worker.
 
 A frame is a header (`HEADER`: payload length, kind, exchange id) and its payload. Exchange ids count up per connection.
-The gateway sends OPEN, BODY*, REQUEST_END, RESPONSE, RESPONSE_BODY*, END — or DROP at any place, which ends the
+The gateway sends OPEN, BODY*, REQUEST_END, RESPONSE, RESPONSE_BODY*, TRAILERS?, END — or DROP at any place, which ends the
 exchange. The mirror answers DONE once the shadow's event is on the log; what was not answered when the connection
 breaks is lost and counted by the gateway.
 """
@@ -40,6 +40,8 @@ class Kind(enum.IntEnum):
     """UTF-8 reason; the live exchange was aborted or the byte budget is spent."""
     DONE = 8
     """Mirror → gateway."""
+    TRAILERS = 9
+    """Behind the response's body: `name: value` lines, each with its end. Only HTTP/2 has them."""
 
 
 RESPONSE_FIELDS = struct.Struct("<HI")

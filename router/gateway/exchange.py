@@ -543,6 +543,11 @@ class Exchange:
         if status:
             self._model_status, self._outcome = status, _MODEL_ERROR
 
+    def mirror_trailers(self, fields: list[tuple[bytes, bytes]]) -> None:
+        """What stands behind the answer's body, for its shadow."""
+        if self._shadow is not None:
+            self._shadow.add(Kind.TRAILERS, b"".join([b"%b: %b\r\n" % field for field in fields]))
+
     def flush_head(self) -> None:
         """No body has come with the head: send the head alone."""
         if self._block:

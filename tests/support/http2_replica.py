@@ -37,7 +37,9 @@ class Connection(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, replica: Http2Replica) -> None:
-        config = h2.config.H2Configuration(client_side=False, header_encoding=None, validate_outbound_headers=False)
+        config = h2.config.H2Configuration(
+            client_side=False, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
         self.h2 = h2.connection.H2Connection(config)
         if replica.streams:
             self.h2.local_settings = Settings(

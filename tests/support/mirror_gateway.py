@@ -52,11 +52,15 @@ class FakeGateway:
         for at in range(0, len(body), MAX_PAYLOAD_BYTES):
             self.send(Kind.BODY, number, body[at : at + MAX_PAYLOAD_BYTES])
 
-    def respond(self, number: int, body: bytes = b"", status: int = 200, head: bytes = JSON_HEAD) -> None:
-        """RESPONSE, RESPONSE_BODY and END of one exchange."""
+    def respond(
+        self, number: int, body: bytes = b"", status: int = 200, head: bytes = JSON_HEAD, trailers: bytes = b""
+    ) -> None:
+        """RESPONSE, RESPONSE_BODY, TRAILERS if there are any, and END of one exchange."""
         self.send(Kind.RESPONSE, number, RESPONSE_FIELDS.pack(status, 1500) + head)
         for at in range(0, len(body), MAX_PAYLOAD_BYTES):
             self.send(Kind.RESPONSE_BODY, number, body[at : at + MAX_PAYLOAD_BYTES])
+        if trailers:
+            self.send(Kind.TRAILERS, number, trailers)
         self.send(Kind.END, number, END_FIELDS.pack(status, 2500, len(body)))
 
     def exchange(self, body: bytes, response: bytes, **more: bytes) -> int:

@@ -73,8 +73,10 @@ class Mirror:
         await self.until(lambda: len(self.shadows) >= count)
         return self.shadows
 
-    def specs(self, concurrency: Mapping[str, int], endpoint: str = "shop") -> None:
-        """A revision whose deployments are `blue` (live) and those of `concurrency` (mirrored to)."""
+    def specs(
+        self, concurrency: Mapping[str, int], endpoint: str = "shop", tidegate: Mapping[str, Any] | None = None
+    ) -> None:
+        """A revision whose deployments are `blue` (live) and those of `concurrency` (mirrored to); `tidegate` is theirs."""
         self.revision += 1
         document: dict[str, Any] = {
             "name": endpoint,
@@ -87,7 +89,7 @@ class Mirror:
                 "name": name,
                 "endpoint_name": endpoint,
                 "request_settings": {"max_concurrent_requests_per_instance": limit},
-                "tidegate": self.extras,
+                "tidegate": {**self.extras, **(tidegate or {})},
             }
             for name, limit in {"blue": 1, **concurrency}.items()
         }

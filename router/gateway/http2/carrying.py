@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MOST_INTERIM = 32
 """Interim answers to one request; they prolong no deadline, but each is work."""
-_TRAILERS = packing.field(b"te", b"trailers")
-"""We take what stands behind a body; gRPC's servers insist on it."""
 
 
 class Carried(Far):
@@ -115,7 +113,9 @@ class Carried(Far):
                 exchange.model_failed(grpc.failed_status(value))
 
     def pass_trailers(self, fields: list[Field]) -> None:
-        """To a caller that can take them."""
+        """To a caller that can take them, and to the mirror."""
+        if self.exchange is not None:
+            self.exchange.mirror_trailers(fields)
         down = self.exchange.down if self.exchange is not None else None
         if isinstance(down, Stream):
             down.answering.trailers = packing.block(fields)
@@ -180,29 +180,11 @@ class Asking(Channel):
             self.send(body, b"" if self._decoder.done else None)
 
     def _head(self, head: bytes) -> None:
-        lines = head[:-4].split(b"\r\n")
-        method, target, _ = lines[0].split(b" ")
-        host, block, length, chunked = b"", [], 0, False
-        for line in lines[1:]:
-            # These are written by us, in lower case; whatever a caller had of their kind has ended before.
-            if line.startswith(b"host: "):
-                host = line[6:]
-            elif line.startswith(b"transfer-encoding: "):
-                chunked = True
-            else:
-                block.append(packing.line(line))
-                if line.startswith(b"content-length: "):
-                    length = int(line[16:])
-        first = [
-            packing.field(b":method", method), packing.field(b":scheme", b"http"),
-            packing.field(b":path", target), packing.field(b":authority", host),
-        ]  # fmt: skip
-        session = cast("Calling", self.session)
-        self.id = session.number(self)
-        self.window = session.peer_window
-        self._decoder = Decoder() if chunked else None
+        block, length = packing.request(head)
+        cast("Calling", self.session).number(self)
+        self._decoder = Decoder() if length < 0 else None
         self._unsent_body = length
-        self.send_head(b"".join((*first, *block, _TRAILERS)), last=not chunked and not length)
+        self.send_head(block, last=not length)
 
     def abort(self) -> None:
         """Nobody is there any more: that is true of the whole connection."""

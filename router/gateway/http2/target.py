@@ -97,7 +97,7 @@ class Http2Target(Target):
         except BaseException:
             session.close()
             raise
-        if not session.settled or session.over or not session.peer_streams:
+        if not session.speaks:
             _SAY.warning("http2", "a replica does not speak HTTP/2, as its deployment says it does", replica=self.id)
             session.close()
             return None

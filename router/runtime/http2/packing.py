@@ -63,6 +63,32 @@ def line(text: bytes) -> bytes:
     return found
 
 
+_TRAILERS = field(b"te", b"trailers")
+"""We take what stands behind a body; gRPC's servers insist on it."""
+
+
+def request(head: bytes) -> tuple[bytes, int]:
+    """(block, length of the body) of a request's head in HTTP/1.1, written by us; -1: a body of any length follows."""
+    lines = head[:-4].split(b"\r\n")
+    method, target, _ = lines[0].split(b" ")
+    host, length = b"", 0
+    fields: list[bytes] = []
+    for text in lines[1:]:
+        start = text[:20].lower()
+        if start.startswith(b"host: "):
+            host = text[6:]
+        elif start.startswith(b"transfer-encoding: "):
+            length = -1
+        else:
+            fields.append(line(text))
+            if start.startswith(b"content-length: "):
+                length = int(text[16:])
+    pseudo = (
+        field(b":method", method), field(b":scheme", b"http"), field(b":path", target), field(b":authority", host),
+    )  # fmt: skip
+    return b"".join((*pseudo, *fields, _TRAILERS)), length
+
+
 def block(fields: list[Field]) -> bytes:
     """Several fields."""
     return b"".join([field(name, value) for name, value in fields])

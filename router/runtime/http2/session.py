@@ -43,6 +43,8 @@ CONNECTION_WINDOW = 1 << 20
 """Of all streams together. What came is given back at once: the streams' own windows bound what is held."""
 _MOST_SETTINGS = 64
 """In one frame; there are six."""
+_NO_DECODER = Decoder()
+"""For connections that are over."""
 _FIRST_STREAMS = 100
 """Streams at once, before the other end has said how many it takes."""
 
@@ -364,9 +366,10 @@ class Session:
         self.lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is gone; a timer may know of it for a while yet, so it keeps nothing large."""
         self.over = True
         self.lost(exc)
+        self._decoder, self._buffer, self._block = _NO_DECODER, bytearray(), None
 
     def eof_received(self) -> bool:
         """The other end sends nothing more: the connection is over (RFC 9113 has no half of one)."""
