@@ -45,7 +45,9 @@ async def test_every_case_and_every_input_that_was_kept(memory: MemoryGateway, k
 async def test_whatever_is_made_of_the_words_that_matter(
     memory: MemoryGateway, kind: str, how: int, parts: list[bytes]
 ) -> None:
-    begin = b"POST / HTTP/1.1\r\nHost: a\r\n" if kind == "requests" else b"HTTP/1.1 200 OK\r\n"
+    begin = {"requests": b"POST / HTTP/1.1\r\nHost: a\r\n", "answers": b"HTTP/1.1 200 OK\r\n"}.get(
+        kind, b"\0\0\x40\1\5\0\0\0\1"
+    )
     for front in (b"", begin):
         await CHECKS[kind](memory, bytes([how]) + front + b"".join(parts))
 

@@ -24,6 +24,7 @@ from router.gateway.board import Board
 from router.gateway.connections import Connections
 from router.gateway.doorbell import Doorbell
 from router.gateway.downstream import Downstream
+from router.gateway.http2.serving import Serving
 from router.gateway.routes import Endpoint
 from router.gateway.state import State
 from router.gateway.target import Target
@@ -220,6 +221,36 @@ class MemoryGateway:
             await self._settle(down)
         wire.lose()
         await asyncio.sleep(0)
+        assert not self.target.in_flight, "a place that has not come back"
+        return now
+
+    async def converse_http2(self, pieces: Sequence[bytes]) -> Conversation:
+        """The same of a caller that speaks HTTP/2; its preface is the first of the pieces."""
+        now = Conversation()
+        self.target.drop_idle()
+        self.target.standing.trust_again()
+        self.target.lane.refresh()
+        self.target.now, self.target.reply = now, answer_ok
+        serving = Serving(self.state)
+
+        def peer(data: bytes | None) -> None:
+            if data is None:
+                now.ended = True
+            else:
+                assert not now.ended, "bytes behind the end"
+                now.answers += data
+
+        wire = Wire(cast("asyncio.Protocol", serving), peer)
+        serving.connection_made(wire)
+        for piece in pieces:
+            if not wire.is_closing():
+                serving.data_received(piece)
+            await asyncio.sleep(0)
+        for _ in range(4):  # an exchange takes one turn or two
+            await asyncio.sleep(0)
+        wire.lose()
+        await asyncio.sleep(0)
+        assert not serving.streams, "a stream that has not ended"
         assert not self.target.in_flight, "a place that has not come back"
         return now
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from tests.support import http2_inputs
 from tests.support.gateway_memory import MemoryGateway
 from tests.support.http_corpus import cases
 from tests.support.http_differential import check_answer, check_requests
@@ -31,11 +32,15 @@ async def answers(memory: MemoryGateway, data: bytes) -> None:
         await check_answer(memory, data[1:], _SIZES[how & 7], method=method, old=old, closes=closes)
 
 
-CHECKS: dict[str, Callable[[MemoryGateway, bytes], Awaitable[None]]] = {"requests": requests, "answers": answers}
+CHECKS: dict[str, Callable[[MemoryGateway, bytes], Awaitable[None]]] = {
+    "requests": requests, "answers": answers, "http2": http2_inputs.http2,
+}  # fmt: skip
 
 
 def seeds(kind: str) -> list[bytes]:
     """The cases of the corpus as inputs."""
+    if kind == "http2":
+        return http2_inputs.seeds()
     found = []
     for number, case in enumerate(cases(kind)):
         how = number & 7
