@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _GARBAGE: tuple[tuple[bytes, int], ...] = (
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03hello of another protocol\r\n\r\n", 400),
-    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    (b"PRI * HTTP/2.0\r\nHost: a\r\n\r\n", 400),
     (b"GET / HTTP/1.1\nHost: a\n\n", 400),
     (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
