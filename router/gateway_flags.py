@@ -1,4 +1,4 @@
-"""The flags of the gateway's own limits and of TLS, for `tidegate gateway` and for `tidegate up`, and the settings they make. Wiring only.
+"""The flags of the gateway's own limits, of tracing and of TLS, for `tidegate gateway` and for `tidegate up`, and the settings they make. Wiring only.
 
 Defaults and reasons stand in `GatewaySettings`; a flag that is not given changes nothing.
 """
@@ -12,6 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from router.contract.errors import InvalidSpec
+from router.runtime.posting import parse_target
 from router.runtime.settings import GatewaySettings
 
 
@@ -38,8 +40,26 @@ def byte_count(text: str) -> int:
     return int(digits) << unit
 
 
+def collector(text: str) -> str:
+    """Address of a collector; empty = none."""
+    try:
+        if not text or not parse_target(text, "otlp").path:
+            return text
+    except InvalidSpec:
+        pass
+    raise argparse.ArgumentTypeError(f"write http://host:port or https://host:port, without a path, not {text!r}")
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    found = float(text)
+    if not 0 <= found <= 1:
+        raise argparse.ArgumentTypeError("a share from 0 to 1")
+    return found
+
+
 # flag → (setting, how it is read, what stands for the value, what it does)
-_FLAGS: dict[str, tuple[str, Any, str, str]] = {
+_LIMITS: dict[str, tuple[str, Any, str, str]] = {
     "max-connections": ("max_connections", _at_least(0, int), "N", "of each worker; 0 = what its descriptors are good for"),
     "max-connections-per-client": (
         "max_connections_per_client", _at_least(0, int), "N", "of each worker, from one address or /64 of IPv6; 0 = any"
@@ -62,22 +82,30 @@ _FLAGS: dict[str, tuple[str, Any, str, str]] = {
     "min-rate": ("min_rate_bytes", byte_count, "BYTES", "per second, of bodies and of slow readers; 0 = any"),
     "zone": ("zone", str, "NAME", "where this machine stands: replicas of the same zone are preferred; TIDEGATE_ZONE says it too"),
 }  # fmt: skip
+_TRACING: dict[str, tuple[str, Any, str, str]] = {
+    "otlp": ("otlp", collector, "URL", "collector that gets OpenTelemetry's spans (OTLP over HTTP), http[s]://host:port"),
+    "trace-sample": ("trace_share", share, "SHARE", "of requests whose caller does not say whether they are traced, 0 to 1"),
+}  # fmt: skip
+_GROUPS = {"limits of the gateway (docs/gateway.md)": _LIMITS, "tracing (docs/observability.md)": _TRACING}
+_FLAGS = {**_LIMITS, **_TRACING}
 
 
 def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     defaults = {one.name: one.default for one in fields(GatewaySettings)}
     defaults["zone"] = os.environ.get("TIDEGATE_ZONE", "")
-    group = parser.add_argument_group("limits of the gateway (docs/gateway.md)")
-    for flag, (setting, read, stands, words) in _FLAGS.items():
-        group.add_argument(
-            f"--{flag}",
-            dest=setting,
-            type=read,
-            default=defaults[setting],
-            metavar=stands,
-            help=f"{words} (default: %(default)s)",
-        )
+    for title, flags in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for flag, (setting, read, stands, words) in flags.items():
+            default = defaults[setting]
+            group.add_argument(
+                f"--{flag}",
+                dest=setting,
+                type=read,
+                default=default,
+                metavar=stands,
+                help=f"{words} (default: {'none' if default == '' else '%(default)s'})",
+            )
 
 
 def limit_settings(flags: argparse.Namespace) -> dict[str, Any]:
@@ -86,7 +114,7 @@ def limit_settings(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def limits_passed_on(flags: argparse.Namespace) -> tuple[str, ...]:
-    """The words that give a worker the same limits."""
+    """The words that give a worker the same."""
     return tuple(f"--{flag}={getattr(flags, setting)}" for flag, (setting, *_) in _FLAGS.items())
 
 

@@ -225,6 +225,8 @@ class Flag(enum.IntFlag):
     FROM_ZERO = 8
     STREAMED = 16
     RETRIED = 32
+    HTTP2 = 64
+    """The caller spoke HTTP/2; the profile has the head as it reads in HTTP/1.1."""
 
 
 NEVER_CAME = -1

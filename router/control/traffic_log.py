@@ -82,7 +82,7 @@ def row_of(endpoint: str, writer: str, record: RequestRecord) -> dict[str, Any]:
         "Path": asked.path,
         "EndpointName": endpoint,
         "DeploymentName": record.deployment,
-        "Protocol": asked.protocol,
+        "Protocol": "HTTP/2" if Flag.HTTP2 in record.flags else asked.protocol,
         "ResponseCode": record.status or None,
         "ResponseCodeReason": record.refusal or _PHRASES.get(record.status, ""),
         "ModelStatusCode": record.model_status or None,
@@ -101,7 +101,7 @@ def row_of(endpoint: str, writer: str, record: RequestRecord) -> dict[str, Any]:
         "Outcome": record.outcome.name.lower(),
         "QueueDurationMs": record.wait_us / 1000,
         "Replica": record.replica,
-        "Flags": [flag.name.lower() for flag in record.flags if flag.name] if record.flags != Flag.NONE else [],
+        "Flags": [flag.name.lower() for flag in record.flags if flag.name],
     }
 
 

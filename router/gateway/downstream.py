@@ -20,6 +20,7 @@ from router.gateway.http2.serving import Serving
 from router.gateway.leaving import Watch
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
+from router.gateway.tracing import TracedExchange
 from router.policy.chunked import BadChunk, Decoder
 from router.policy.pacing import Pace
 
@@ -180,7 +181,11 @@ class Downstream(Near):
             return
         else:
             call, length, after_peer = state.calls.find(raw, state.table)
-        exchange = Exchange(state, self, call, after_peer)
+        tracer = state.tracer
+        if tracer is None:
+            exchange = Exchange(state, self, call, after_peer)
+        else:
+            exchange = TracedExchange(state, self, call, after_peer, tracer)
         self.exchange = exchange
         state.counters.requests += 1
         if call.refusal is Refusal.BAD_REQUEST:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NEW, WAITING, CONNECTING, SENT, ANSWERING, DONE = range(6)
 _MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
+_HTTP2 = int(Flag.HTTP2)
 _FROM_ZERO, _STREAMED, _RETRIED = int(Flag.FROM_ZERO), int(Flag.STREAMED), int(Flag.RETRIED)
 _OK, _MODEL_ERROR, _TIMEOUT = int(Outcome.OK), int(Outcome.MODEL_ERROR), int(Outcome.TIMEOUT)
 _SERVER_ERROR = 500
@@ -123,6 +124,10 @@ class Exchange:
             limiter = call.endpoint.limiter
             if limiter is None or limiter.admit(self):
                 self._choose(call.endpoint)
+
+    def http2(self) -> None:
+        """The caller speaks HTTP/2."""
+        self._flags |= _HTTP2
 
     def tell(self, fields: bytes) -> None:
         """Put these fields into the answer, besides the model's own."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
     from router.gateway.tee import Tee
     from router.gateway.timers import Wheel
+    from router.gateway.tracing import Tracer
     from router.runtime.log.base import Log
     from router.runtime.settings import GatewaySettings
 
@@ -107,6 +108,8 @@ class State:
         self.connections: set[Connection] = set()
         self.counters = Counters()
         self.refusals = Refusals()
+        self.tracer: Tracer | None = None
+        """Where spans go; None = nobody wants any."""
         self.sequence = 0
         self.ready = False
         self.upstreams = 0

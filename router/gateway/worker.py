@@ -30,6 +30,7 @@ from router.gateway.records import renew_clock
 from router.gateway.state import State
 from router.gateway.tee import Tee
 from router.gateway.timers import Wheel
+from router.gateway.tracing import Tracer
 from router.runtime.courier import Courier
 from router.runtime.vitals import offered, writer_families
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
     from router.runtime.exposition import Family
     from router.runtime.log.base import Log
+    from router.runtime.otlp import Exporter
     from router.runtime.settings import GatewaySettings
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ _BACKLOG = 4096
 _SHADOWS_EVERY_SECONDS = 1.0
 _TEE_CLOSE_SECONDS = 1.0
 _COURIER_CLOSE_SECONDS = 1.0
+_EXPORTER_CLOSE_SECONDS = 1.0
 _COUNTED_SECONDS = 1.0
 """Longest wait until the other workers have seen that there is one more."""
 _GATHER_SECONDS = 0.005
@@ -101,6 +104,27 @@ def _bind(settings: GatewaySettings) -> socket.socket:
     return listener
 
 
+def _exporter(settings: GatewaySettings, boot: str) -> Exporter | None:
+    """The way of spans to the collector, where one is named."""
+    if not settings.otlp:
+        return None
+    from importlib.metadata import PackageNotFoundError, version
+
+    from router.runtime.otlp import Exporter
+
+    try:
+        release = version("tidegate")
+    except PackageNotFoundError:  # it runs from a folder
+        release = "unknown"
+    resource = {
+        "service.name": "tidegate-gateway",
+        "service.version": release,
+        "service.instance.id": boot,
+        "host.name": socket.gethostname(),
+    }
+    return Exporter(settings.otlp, resource, version=release)
+
+
 class _Worker:
     """The parts and their lives."""
 
@@ -138,6 +162,9 @@ class _Worker:
         self._handed_over = False
         self._certificates = certificates
         self._entrance = Entrance(self._state, certificates) if certificates is not None else None
+        self._exporter = _exporter(settings, boot)
+        if self._exporter is not None:
+            self._state.tracer = Tracer(self._exporter.offer, settings.trace_share, random.random, settings.scheme)
         self._discovery = Discovery(self._state)
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
         self._reporter = Reporter(log, self._courier.hand)
@@ -152,6 +179,7 @@ class _Worker:
             *writer_families(self._log.dropped(), self._courier),
             *families(self._state.counters, self._state.refusals, self._discovery.endpoints.values()),
             *self._guard.families(),
+            *(self._exporter.families() if self._exporter is not None else ()),
         ]
 
     async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
@@ -159,6 +187,8 @@ class _Worker:
         state = self._state
         self._courier.open()
         self._guard.open()
+        if self._exporter is not None:
+            self._exporter.open()
         try:
             async with asyncio.TaskGroup() as group:
                 background = [
@@ -316,6 +346,8 @@ class _Worker:
         await asyncio.sleep(0)
         self._flush(everything=True)
         await self._courier.close(_COURIER_CLOSE_SECONDS)
+        if self._exporter is not None:
+            await self._exporter.close(_EXPORTER_CLOSE_SECONDS)
         state.wheel.close()
         state.doorbell.close()
         with contextlib.suppress(Exception):

@@ -47,6 +47,7 @@ class _Kind(enum.IntEnum):
     DATE = 14
     USER_AGENT = 15
     DEADLINE = 16
+    TRACE = 17
 
 
 _HOP = (b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer",
@@ -68,6 +69,8 @@ _REQUEST: dict[bytes, int] = {
     b"via": int(_Kind.VIA),
     b"user-agent": int(_Kind.USER_AGENT),
     deadlines.FIELD: int(_Kind.DEADLINE),
+    b"traceparent": int(_Kind.TRACE),
+    b"tracestate": int(_Kind.TRACE),
 }
 _RESPONSE: dict[bytes, int] = {
     **dict.fromkeys(_HOP, int(_Kind.DROP)),
@@ -127,7 +130,7 @@ def judge_alone(line: bytes) -> tuple[bytes, bytes, int] | None:
     kind = _REQUEST_SPELLED.get(name)
     if kind is None:
         kind = _kind(name, _REQUEST)
-    if kind == 0:
+    if kind in (0, _TRACE):
         return name.lower(), line + b"\r\n", -1
     if kind == _DROP:
         return name.lower(), b"", -1
@@ -166,13 +169,15 @@ class RequestHead:
 
     __slots__ = (
         "_connection", "_transfer_encodings", "_version", "authorization", "client_id", "content_length", "deadline", "deployment",
-        "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target",
+        "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target", "trace",
         "unsupported_expectation", "upgrade", "user_agent", "via",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.target = b""
         self.lines: list[bytes] = []
+        self.trace: list[bytes] = []
+        """Trace context, as it came; it goes on behind all other fields, where a gateway that traces puts its own."""
         self.host = b""
         self.hosts = 0
         self.authorization: bytes | None = None
@@ -215,7 +220,9 @@ class RequestHead:
             self._rare(kind, name, value)
 
     def _rare(self, kind: int, name: bytes, value: bytes) -> None:
-        if kind == _Kind.USER_AGENT:
+        if kind == _Kind.TRACE:
+            self.trace += (name, b": ", value, b"\r\n")
+        elif kind == _Kind.USER_AGENT:
             self.user_agent = self.user_agent or value
             self.lines += (name, b": ", value, b"\r\n")
         elif kind == _Kind.DEADLINE:
@@ -267,7 +274,7 @@ class RequestHead:
         """Names (lower case) that no further field may have that is judged alone; None where any could change this head."""
         if self._connection is not None and self._connection - {b"close", b"keep-alive"}:
             return None
-        names = {name.lower() for name in self.lines[::4]}
+        names = {name.lower() for name in (*self.lines[::4], *self.trace[::4])}
         if self.content_length is not None or self._transfer_encodings is not None:
             names.add(b"content-length")
         return frozenset(names)
@@ -289,7 +296,7 @@ class RequestHead:
         if self._connection is not None:
             named = self._connection - {b"close", b"keep-alive"}
             if named:
-                self.lines = _without(self.lines, named)
+                self.lines, self.trace = _without(self.lines, named), _without(self.trace, named)
 
     def for_replica(self, method: bytes, target: bytes) -> tuple[bytes, bytes, bytes]:
         """The head as it goes to a replica, in three parts around our request id and the caller's address.
@@ -309,7 +316,7 @@ class RequestHead:
         between = b"\r\nx-forwarded-for: "
         if self.forwarded_for is not None:
             between += self.forwarded_for + b", "
-        return b"".join(first), between, rest + b"\r\n"
+        return b"".join(first), between, b"".join((rest, *self.trace, b"\r\n"))
 
 
 class ResponseHead:
@@ -377,6 +384,7 @@ class ResponseHead:
 
 
 _DROP = int(_Kind.DROP)
+_TRACE = int(_Kind.TRACE)
 _HOST = int(_Kind.HOST)
 _AUTHORIZATION = int(_Kind.AUTHORIZATION)
 _CONTENT_LENGTH = int(_Kind.CONTENT_LENGTH)

@@ -47,8 +47,8 @@ class Target:
         return "localhost" if self.path else self.text.partition("://")[2].rstrip("/")
 
 
-def parse_target(text: str) -> Target:
-    """`unix:/path`, `http://host:port` or `https://host:port`. Raises `InvalidSpec`."""
+def parse_target(text: str, field: str = "autoscaler") -> Target:
+    """`unix:/path`, `http://host:port` or `https://host:port`. Raises `InvalidSpec` that names `field`."""
     with contextlib.suppress(ValueError):
         if text.startswith("unix:") and len(text) > 5 and "\0" not in text:
             return Target(text, path=text.removeprefix("unix:"))
@@ -57,20 +57,22 @@ def parse_target(text: str) -> Target:
         visible = text.isascii() and text.isprintable() and " " not in text
         if url.scheme in ("http", "https") and url.hostname and url.port and plain and visible:
             return Target(text, host=url.hostname, port=url.port, tls=url.scheme == "https")
-    raise InvalidSpec([Problem("autoscaler", _FORM, text)])
+    raise InvalidSpec([Problem(field, _FORM, text)])
 
 
 class Posting:
     """Posts to one path of one target, one body after the other."""
 
     def __init__(
-        self, target: Target, path: str, most_bytes: int, *, token: str = "", tls: ssl.SSLContext | None = None
-    ) -> None:
+        self, target: Target, path: str, most_bytes: int, *, token: str = "", tls: ssl.SSLContext | None = None,
+        content_type: str = "",
+    ) -> None:  # fmt: skip
         """`most_bytes`: longest body of an answer. `token` goes along over TCP; `tls` is for an `https` target."""
         self._target = target
         self._tls = tls
         login = f"Authorization: Bearer {token}\r\n" if token and not target.path else ""
-        self._head = f"POST {path} HTTP/1.1\r\nHost: {target.authority}\r\n{login}Content-Length: "
+        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {target.authority}\r\n{login}{kind}Content-Length: "
         self._most_bytes = most_bytes
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 

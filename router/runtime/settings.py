@@ -169,6 +169,10 @@ class GatewaySettings:
     is as direct."""
     credentials: Credentials | None = None
     """What autoscalers on other machines are shown and must show; None = nothing."""
+    otlp: str = ""
+    """Collector that gets spans, `http://host:port` or `https://host:port` (OTLP over HTTP); empty = there are none."""
+    trace_share: float = 0.01
+    """Of the requests whose caller says nothing about tracing, 0 to 1; whoever says is followed."""
 
     @property
     def scheme(self) -> str:

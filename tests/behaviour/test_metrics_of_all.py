@@ -27,6 +27,7 @@ from router.runtime.courier import Courier
 from router.runtime.exposition import single, text_of
 from router.runtime.log.embedded import EmbeddedLog
 from router.runtime.log.spool_link import Link, health_of
+from router.runtime.otlp import Exporter
 from router.runtime.settings import AutoscalerSettings
 from router.runtime.vitals import offered, writer_families
 from tests.support.control_plane import Running, running, until
@@ -144,6 +145,7 @@ async def test_the_page_has_every_name_there_is_and_no_other(plane: Running, tmp
     health = health_of(link, {**gauges, ("log_lag_messages", DEMAND): 1})
     counted = [*writer_families({}, courier), *gateway_figures.families(Counters(), Refusals(), [])]
     counted += guard.families(0, 0.0, 0, 0, 0, 0)
+    counted += Exporter("http://127.0.0.1:4318", {}, version="1").families()
     counted += kubernetes_figures.families({}, {})
     kafka = metrics.render([], Fleet(lambda: None), 0, health, {"gateway-0": text_of(counted)})
     assert names_in(text) | names_in(kafka.decode()) == documented()

@@ -63,12 +63,13 @@ async def test_a_request_is_a_line_in_azures_columns(plane: Running) -> None:
         8, status=429, model_status=0, outcome=Outcome.QUEUE_TIMEOUT, refusal="QueueTimeout", first_byte_us=0,
         request_us=-1, replica="", flags=Flag.WAITED | Flag.FROM_ZERO,
     )  # fmt: skip
+    later = record(10, flags=Flag.HTTP2)
     failed = record(9, status=424, model_status=500, outcome=Outcome.MODEL_ERROR, request_us=700)
-    plane.log.append(REQUESTS, "shop", message(record(7), refused, failed))
+    plane.log.append(REQUESTS, "shop", message(record(7), refused, failed, later))
     plane.log.append(REQUESTS, "other", message(record(1)))
     plane.log.append(REQUESTS, "shop", codec.encode_counts(COUNTS[1:2]))
     plane.log.append(REQUESTS, "shop", b"\xff")
-    served, waited, model, folded, broken = await rows(plane)
+    served, waited, model, streamed, folded, broken = await rows(plane)
     assert list(served)[: len(AZURE) + 1] == ["TimeGenerated", *AZURE]
     writer = plane.log.writer
     assert served["XRequestId"] == f"{writer[:8]}-{writer[8:12]}-{writer[12:16]}-{writer[16:20]}-{7:012x}"
@@ -88,6 +89,7 @@ async def test_a_request_is_a_line_in_azures_columns(plane: Running) -> None:
     assert (waited["Outcome"], waited["Flags"]) == ("queue_timeout", ["waited", "from_zero"])
     assert (model["ResponseCodeReason"], model["ModelStatusReason"]) == ("Failed Dependency", "Internal Server Error")
     assert model["RequestDurationMs"] == 0.7
+    assert (streamed["Protocol"], streamed["Flags"]) == ("HTTP/2", ["http2"])
     assert (folded["FoldedRequests"], folded["DeploymentName"]) == (1000, "blue")
     assert "schema" in broken["Unreadable"]
 

@@ -16,6 +16,7 @@ from router.gateway.exchange import Exchange
 from router.gateway.http2.stream import Stream
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
+from router.gateway.tracing import TracedExchange
 from router.policy.fields import Request, list_bytes
 from router.policy.headers import BadHead
 from router.runtime.http2 import frames
@@ -140,7 +141,13 @@ class Serving(Session):
             exchange.start()
 
     def _exchange(self, near: Stream, call: Call, after_peer: bytes) -> Exchange:
-        exchange = near.exchange = Exchange(self._state, near, call, after_peer)
+        tracer = self._state.tracer
+        if tracer is None:
+            exchange = Exchange(self._state, near, call, after_peer)
+        else:
+            exchange = TracedExchange(self._state, near, call, after_peer, tracer)
+        near.exchange = exchange
+        exchange.http2()
         self._state.counters.requests += 1
         return exchange
 
