@@ -64,7 +64,8 @@ async def prometheus(request: web.Request) -> web.Response:
 async def _standings(plane: Plane) -> Sequence[Standing]:
     """Every endpoint; what is counted of others is forgotten."""
     standings = await plane.store.all()
-    plane.fleet.forget({(one.endpoint, name) for one in standings for name in one.content.deployments})
+    # The empty deployment has what was refused before one was chosen, also of an endpoint that has none.
+    plane.fleet.forget({(one.endpoint, name) for one in standings for name in ("", *one.content.deployments)})
     return standings
 
 

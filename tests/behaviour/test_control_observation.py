@@ -186,6 +186,19 @@ async def test_sizes_first_bytes_and_refusals_of_one_deployment_and_they_end_wit
     assert left["tidegate_response_size_bytes_sum", *blue] == 4096
 
 
+async def test_refusals_of_an_endpoint_without_deployments_only_grow(plane: Running) -> None:
+    await plane.endpoint("shop")
+    series = ("tidegate_refused_requests_total", "Unauthorized", "", "shop")
+    for count in (1, 2):
+        plane.log.append(REQUESTS, "shop", pack_requests(DETAILED[2:3], DETAILED_NAMES))
+
+        async def counted(count: int = count) -> bool:
+            samples = samples_of((await plane.call("GET", "/metrics")).text)
+            return samples.get(series) == count
+
+        await until("the refusal", counted)
+
+
 async def test_nothing_the_log_says_makes_series_for_what_does_not_exist(plane: Running) -> None:
     await plane.endpoint("shop", "blue")
     for number in range(50):
