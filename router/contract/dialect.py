@@ -23,6 +23,7 @@ from router.contract.parts import (
     Route,
     Slo,
     Stickiness,
+    WebSocket,
 )
 from router.contract.reading import (
     WRONG,
@@ -252,6 +253,15 @@ PRIORITIES = Record(
         "default": Key(filled),
     },
 )
+WEBSOCKET = Record(
+    WebSocket,
+    {
+        "idle_seconds": Key(number),
+        "ping_seconds": Key(number),
+        "max_message_bytes": Key(integer),
+        "max_seconds": Key(number),
+    },
+)
 ENDPOINT_EXTRAS = Record(
     EndpointExtras,
     {
@@ -261,6 +271,7 @@ ENDPOINT_EXTRAS = Record(
         "priorities": Key(PRIORITIES),
         "hosts": Key(ListOf(filled)),
         "server_timing": Key(boolean),
+        "websocket": Key(WEBSOCKET),
     },
 )
 SLO = Record(Slo, {"latency_ms": Key(number, stand_in=1000.0), "percentile": Key(number)})

@@ -227,6 +227,8 @@ class Flag(enum.IntFlag):
     RETRIED = 32
     HTTP2 = 64
     """The caller spoke HTTP/2; the profile has the head as it reads in HTTP/1.1."""
+    WEBSOCKET = 128
+    """The bytes are those of both directions behind the handshake, `first_byte_us` is the time to it."""
 
 
 NEVER_CAME = -1

@@ -50,6 +50,23 @@ class Stickiness:
 
 
 @dataclass(frozen=True, slots=True)
+class WebSocket:
+    """Limits of the endpoint's WebSocket connections."""
+
+    idle_seconds: float = ranged(0, 30 * 86_400, 600)
+    """Without a message in either direction for this long, the connection is closed; 0 = never."""
+    ping_seconds: float = ranged(0, 86_400, 30)
+    """A side that is silent this long is sent a ping, and is dead when it stays silent as long again; 0 = no pings."""
+    max_message_bytes: int = ranged(125, 1 << 40, 16 << 20)
+    """Of one message in either direction, as it travels: compressed, where the two ends have agreed on that."""
+    max_seconds: float = ranged(0, 30 * 86_400, 0)
+    """Longest life of a connection; 0 = no limit."""
+
+    def __post_init__(self) -> None:
+        refuse(*field_rules(self))
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointExtras:
     """The endpoint's `tidegate:` section."""
 
@@ -62,6 +79,7 @@ class EndpointExtras:
     """Host names, in lower case and without port, that lead to this endpoint besides `<endpoint>.<domain>`."""
     server_timing: bool = False
     """Answers tell in `Server-Timing` where their time went."""
+    websocket: WebSocket = field(default_factory=WebSocket)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mirror", tuple(self.mirror))

@@ -33,6 +33,7 @@ from router.contract.parts import (
     Route,
     Slo,
     Stickiness,
+    WebSocket,
 )
 from router.contract.rules import (
     NAME,
@@ -55,7 +56,7 @@ __all__ = [
     "NAME_LENGTH", "NAME_PATTERN", "RUNTIME_FIELDS", "Affinity", "AuthMode", "CodeConfiguration", "DefaultScale",
     "DeploymentExtras", "DeploymentSpec", "EndpointExtras", "EndpointSpec", "Environment", "Hedging", "Identity",
     "InferenceConfig", "Kind", "Limits", "MirrorTarget", "Model", "Priorities", "Probe", "RequestSettings", "Resources", "Route", "Slo",
-    "Stickiness", "TargetUtilization", "check_name", "check_range", "template_hash",
+    "Stickiness", "TargetUtilization", "WebSocket", "check_name", "check_range", "template_hash",
 ]  # fmt: skip
 
 

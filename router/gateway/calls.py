@@ -21,6 +21,7 @@ from router.gateway.responses import STATUS_LINES, Refusal, status_line
 from router.policy.grammar import is_request_head, is_response_head
 from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone
 from router.policy.matching import Table, origin_form
+from router.policy.upgrading import FIELDS, WEBSOCKET, Agreement, Offer, OtherVersion, agreed, offered
 
 if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
@@ -39,7 +40,7 @@ class Call:
 
     __slots__ = (
         "after_peer", "before_id", "before_peer", "beside", "chunked", "deadline", "deployment", "endpoint", "expects_continue", "http10", "keep_alive",
-        "length", "message", "method", "own", "path", "profile", "refusal",
+        "length", "message", "method", "own", "path", "profile", "refusal", "websocket",
     )  # fmt: skip
 
     def __init__(self, method: bytes = b"GET") -> None:
@@ -67,6 +68,8 @@ class Call:
         """From the caller's address to the end of the head."""
         self.beside: frozenset[bytes] | None = None
         """Names of its fields, which no line judged alone may repeat; None where no line can be judged alone."""
+        self.websocket: Offer | None = None
+        """What the caller offers where it wants to speak WebSocket."""
 
     def refuse(self, refusal: Refusal, message: str) -> Call:
         """Nothing else will come of this request."""
@@ -148,7 +151,7 @@ class Calls:
             if found is not None:
                 return found
         call = judge(raw, table, self._scheme)
-        if call.refusal is not Refusal.BAD_REQUEST:
+        if call.refusal is not Refusal.BAD_REQUEST and call.websocket is None:  # its key never comes twice
             if len(self.whole) >= MOST:
                 self.whole.clear()
             self.whole[raw] = call
@@ -203,13 +206,16 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
         return call.refuse(Refusal.NO_ENDPOINT, "no endpoint has this address")
     call.endpoint = endpoint
     call.profile = profile_of(call.method, call.path, head)
-    if head.upgrade - {b"h2c"} and head.says(b"upgrade"):
-        return call.refuse(Refusal.UPGRADE, "WebSocket and other upgrades are not supported yet")
+    if head.upgrade - {b"h2c"} and head.says(b"upgrade") and not _begins_websocket(call, head):
+        return call
     if head.unsupported_expectation:
         return call.refuse(Refusal.EXPECTATION, "the only expectation that is understood is 100-continue")
     if endpoint.refuses:
         return call.refuse(Refusal.UNAUTHORISED, endpoint.refuses)
-    if not endpoint.opens(bearer(head.authorization)):
+    key = bearer(head.authorization)
+    if key is None and call.websocket is not None:
+        key = call.websocket.key
+    if not endpoint.opens(key):
         text = "the Authorization header must be 'Bearer' and one of the endpoint's keys"
         return call.refuse(Refusal.UNAUTHORISED, text)
     call.profile = profile_of(call.method, call.path, head, AUTH_KEY)
@@ -219,7 +225,40 @@ def _route(call: Call, head: RequestHead, table: Table[Endpoint]) -> Call:
     call.deadline = head.deadline
     call.beside = head.stands_beside()
     call.before_id, call.before_peer, call.after_peer = head.for_replica(call.method, call.path)
+    if call.websocket is not None:
+        call.after_peer = b"".join((call.after_peer[:-2], FIELDS, b"\r\n"))
     return call
+
+
+def _begins_websocket(call: Call, head: RequestHead) -> bool:
+    """Whether the upgrade that `head` asks for is one to WebSocket, as it should be; else `call` is refused."""
+    if WEBSOCKET not in head.upgrade:
+        call.refuse(Refusal.UPGRADE, "the only upgrade that is supported is one to websocket")
+        return False
+    try:
+        call.websocket = offered(head, call.method, "1.0" if call.http10 else "1.1")
+    except OtherVersion as error:
+        call.refuse(Refusal.UPGRADE_VERSION, str(error))
+    except BadHead as error:
+        call.refuse(Refusal.BAD_REQUEST, f"malformed WebSocket handshake: {error}")
+    return call.websocket is not None
+
+
+class Switching(Exception):
+    """A 101. `agreement` judges it."""
+
+    def __init__(self, head: ResponseHead) -> None:
+        super().__init__("switching protocols")
+        self._head = head
+        self.dated = head.dated
+        lines = b"".join(head.lines)
+        self.front = b"".join((status_line(101, head.reason), FIELDS, lines, b"x-request-id: "))
+
+    def agreement(self, offer: Offer | None) -> Agreement:
+        """What it agrees to. Raises `BadHead` where it does not answer `offer`."""
+        if offer is None:
+            raise BadHead("switching protocols, which nobody asked for")
+        return agreed(self._head, offer)
 
 
 class Answer:
@@ -228,21 +267,20 @@ class Answer:
     __slots__ = ("chunked", "closes", "dated", "front", "interim", "length", "lines", "reason", "status", "tail")
 
     def __init__(self, raw: bytes) -> None:
-        """Raises `ValueError` for what is no answer."""
+        """Raises `ValueError` for what is no answer, `Switching` for a 101."""
         head = ResponseHead()
         parser = HttpResponseParser(head)
         try:
-            parser.feed_data(raw)
+            with contextlib.suppress(HttpParserUpgrade):  # the head was read all the same
+                parser.feed_data(raw)
             if not is_response_head(raw):
                 raise BadHead("not a status line and fields, each with a closing CR LF")
             self.status: int = parser.get_status_code()
             head.close(parser.get_http_version(), self.status)
-        except HttpParserUpgrade as error:
-            raise ValueError("switching protocols") from error
         except (HttpParserError, BadHead) as error:
             raise ValueError(str(error.__context__ or error)) from error
         if self.status == 101:
-            raise ValueError("switching protocols")
+            raise Switching(head)
         self.lines = b"".join(head.lines)
         first = status_line(self.status, head.reason) + self.lines
         self.interim = first + b"\r\n" if 100 < self.status < 200 else b""

@@ -27,7 +27,7 @@ from router.policy.pacing import Pace
 if TYPE_CHECKING:
     from router.gateway.state import State
 
-_HEAD, _LENGTH, _CHUNKED, _WAIT, _DISCARD, _UNWELCOME = range(6)
+_HEAD, _LENGTH, _CHUNKED, _WAIT, _DISCARD, _UNWELCOME, _HANDED_OVER = range(7)
 _LINGER_NS = 2_000_000_000
 """After an answer to a request that had not wholly come: time for the caller to read it before the connection ends."""
 _LINGER_BYTES = 16 << 20
@@ -382,6 +382,8 @@ class Downstream(Near):
 
     def _end(self, now: int) -> None:
         """Close so that the last answer arrives, also where the caller still sends."""
+        if self._mode == _HANDED_OVER:
+            return  # whoever has it ends it
         if self._ended or (self._mode == _WAIT and not self._backlog):
             self._state.wheel.arm(self, now + self._state.send_ns)
             self.transport.close()
@@ -392,6 +394,25 @@ class Downstream(Near):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._resume_reading()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the caller sends nothing more."""
+        return self._ended
+
+    def hand_over(self, protocol: asyncio.Protocol) -> bytes:
+        """It speaks HTTP no longer: from now on `protocol` hears of everything. Returns what has come already.
+
+        `protocol` has to pass `connection_lost` on.
+        """
+        early, self._backlog = self._backlog, b""
+        self._mode = _HANDED_OVER
+        self._state.wheel.disarm(self)
+        if self._watch is not None:
+            self._watch.cancel()
+        self.transport.set_protocol(protocol)
+        self._resume_reading()
+        return early
 
     def leave_if_idle(self, since: int) -> None:
         """The worker stops: end now if nothing has come since the monotonic time `since`.

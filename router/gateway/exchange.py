@@ -19,6 +19,7 @@ from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
 from router.gateway.timers import NEVER
 from router.gateway.timing import server_timing
+from router.gateway.tunnel import Tunnel
 from router.gateway.upstream import LOOK_NS
 from router.policy.admission import HELD_BODY_BYTES, Admission, may_hold
 from router.policy.chunked import LAST, frame
@@ -27,7 +28,7 @@ from router.policy.deadlines import written_in
 from router.policy.retrying import Failure, Next, after
 
 if TYPE_CHECKING:
-    from router.gateway.calls import Answer, Call
+    from router.gateway.calls import Answer, Call, Switching
     from router.gateway.ends import Far, Near
     from router.gateway.lane import Lane
     from router.gateway.routes import Endpoint
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
     from router.gateway.sticking import Telling
     from router.gateway.target import Target
     from router.gateway.tee import Shadow
+    from router.gateway.upstream import Upstream
+    from router.policy.upgrading import Agreement
 
 NEW, WAITING, CONNECTING, SENT, ANSWERING, DONE = range(6)
 _MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
 _HTTP2 = int(Flag.HTTP2)
 _FROM_ZERO, _STREAMED, _RETRIED = int(Flag.FROM_ZERO), int(Flag.STREAMED), int(Flag.RETRIED)
+_WEBSOCKET = int(Flag.WEBSOCKET)
 _OK, _MODEL_ERROR, _TIMEOUT = int(Outcome.OK), int(Outcome.MODEL_ERROR), int(Outcome.TIMEOUT)
 _SERVER_ERROR = 500
 
@@ -227,7 +231,9 @@ class Exchange:
             self._cookie += field
 
     def _let_in(self, lane: Lane) -> None:
-        if lane.failed and not lane.usable:
+        if lane.http2 and self.call.websocket is not None:
+            self.refuse(Refusal.UPGRADE, f"deployment {lane.name} speaks HTTP/2, over which there are no WebSockets")
+        elif lane.failed and not lane.usable:
             lane.arrivals += 1
             lane.active = True
             self.fail_deployment()
@@ -313,7 +319,7 @@ class Exchange:
         lane.in_service += 1
         lane.busy_ns -= now
         self._await_head(now + lane.timeout_ns, now)
-        connection = target.take()
+        connection = target.take() if self.call.websocket is None else None  # one of its own, which ends with it
         if connection is not None:
             self._send(connection)
         else:
@@ -375,7 +381,7 @@ class Exchange:
         endpoint, lane = self.endpoint, self.lane
         assert endpoint is not None
         assert lane is not None
-        if self.named:
+        if self.named or self.call.websocket is not None:
             return
         sampler = endpoint.sampler
         mask = sampler.sample() if sampler is not None else 0
@@ -516,6 +522,28 @@ class Exchange:
         """News before the answer proper (103 Early Hints): for callers that can have known of it (RFC 9110, 15.2)."""
         if answer.interim and not self.call.http10:
             self.down.transport.write(answer.interim)
+
+    def switch(self, up: Upstream, switching: Switching, agreement: Agreement, early: bytes) -> None:
+        """The replica speaks WebSocket from here on: a tunnel carries both ways, until it says `tunnel_over`."""
+        lane = self.lane
+        assert lane is not None
+        self.first_byte = time.monotonic_ns()
+        self.stage = ANSWERING
+        self._status = self._model_status = 101
+        self._flags |= _WEBSOCKET
+        date = b"" if switching.dated else self._state.date
+        head = (switching.front, self.request_id, lane.after_id, self._cookie, date, b"\r\n")
+        self.down.transport.write(b"".join(head))
+        Tunnel(self._state, self, up, agreement).begin(early)
+
+    def tunnel_over(self, outcome: int, received: int, sent: int) -> None:
+        """The replica's side of the tunnel has ended."""
+        self.up = None
+        self._outcome = outcome
+        self.received, self._sent = received, sent
+        if outcome == Outcome.CLIENT_ABORTED:
+            self._state.counters.client_aborts += 1
+        self._end(close=True)
 
     def _failed_front(self, answer: Answer, lane: Lane) -> bytes:
         """The head's begin where the model answered an error; Azure's says 424 and the real code in a field."""
@@ -787,7 +815,9 @@ class Exchange:
             if self.counted:
                 lane.leave(self)
             waited = self.dispatched - self.arrival if self.dispatched else -1
-            account(lane, self._outcome, waited, now - self.arrival)
+            # Of a WebSocket the handshake is what had to be fast.
+            answered = self.first_byte if self._flags & _WEBSOCKET else now
+            account(lane, self._outcome, waited, answered - self.arrival)
         if endpoint is not None:
             if endpoint.limiter is not None:
                 endpoint.limiter.leave(self)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from router.contract.events import Replica, ReplicaState
-from router.contract.specs import DeploymentSpec, RequestSettings
+from router.contract.specs import DeploymentExtras, DeploymentSpec, RequestSettings
 from router.gateway.board import Quantity
 from router.gateway.choosing import Chooser, chooser_for
 from router.gateway.comparing import Comparison
@@ -24,6 +24,7 @@ from router.gateway.ranking import Ranking
 from router.gateway.standing import Out
 from router.gateway.target import Target
 from router.gateway.timers import NEVER
+from router.gateway.tunnel import leave_draining
 from router.policy import admission
 from router.policy.balancing import least_loaded, two_of
 from router.policy.priority import arrival_of, place
@@ -45,7 +46,7 @@ class Lane:
     __slots__ = (
         "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
         "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
-        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "endpoint", "errors", "failed", "good_of_gone", "hedges", "held",
+        "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "drain_ns", "endpoint", "errors", "failed", "good_of_gone", "hedges", "held",
         "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "secure", "server_name", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
     )  # fmt: skip
@@ -90,6 +91,8 @@ class Lane:
         self._polls = 0
         self._take_columns()
         self.configure(RequestSettings(), map_errors=True)
+        self.drain_ns = int(DeploymentExtras().drain_seconds * 1e9)
+        """Longest time that a replica is left to finish what it has."""
         self.budget = Budget()
         self.good_of_gone = 0
         """Good answers of replicas that are gone."""
@@ -138,6 +141,7 @@ class Lane:
             self.hedges = Hedges(self._state, self)
         if self.hedges is not None:
             self.hedges.follow(spec.extras.hedging)
+        self.drain_ns = int(spec.extras.drain_seconds * 1e9)
 
     def apply_replicas(self, replicas: Iterable[Replica], failed: str) -> None:
         """Take a new replica set. Whoever is gone finishes what it has in flight."""
@@ -163,7 +167,10 @@ class Lane:
         if target is None and replica.state is ReplicaState.DRAINING:
             target = self._apply_one(replica)
         if target is not None:
-            target.draining = replica.state is ReplicaState.DRAINING
+            draining = replica.state is ReplicaState.DRAINING
+            if draining and not target.draining:
+                leave_draining(self._state.tunnels, target)
+            target.draining = draining
             target.drop_idle()
             target.standing.trust_again()
         return False

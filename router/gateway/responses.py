@@ -26,6 +26,7 @@ class Refusal(enum.Enum):
     TOO_MANY_OF_CLIENT = (429, "TooManyConnectionsOfClient", 1, Outcome.REFUSED)
     EXPECTATION = (417, "ExpectationFailed", 0, Outcome.REFUSED)
     UPGRADE = (501, "UpgradeNotSupported", 0, Outcome.REFUSED)
+    UPGRADE_VERSION = (426, "WebSocketVersionNotSupported", 0, Outcome.REFUSED)
     NO_ENDPOINT = (404, "EndpointNotFound", 0, Outcome.REFUSED)
     NO_DEPLOYMENT = (404, "DeploymentNotFound", 0, Outcome.REFUSED)
     NO_TRAFFIC = (404, "NoDeploymentWithTraffic", 0, Outcome.REFUSED)
@@ -99,6 +100,8 @@ def refuse(refusal: Refusal, message: str, request_id: bytes, *, head_only: bool
         parts.append(b"retry-after: %d\r\n" % retry_after)
     if refusal is Refusal.UNAUTHORISED:
         parts.append(b'www-authenticate: Bearer realm="tidegate"\r\n')
+    elif refusal is Refusal.UPGRADE_VERSION:
+        parts.append(b"sec-websocket-version: 13\r\nupgrade: websocket\r\nconnection: Upgrade\r\n")
     parts += (extra, b"\r\n")
     if not head_only:
         parts.append(body)

@@ -15,7 +15,7 @@ from mirror.sampling import Sampler
 from router.contract.azure import deployment_from_document, endpoint_from_document
 from router.contract.errors import InvalidSpec
 from router.contract.events import DeploymentReplicas, EndpointReplicas, EndpointRevision, Phase
-from router.contract.specs import AuthMode, DeploymentSpec, EndpointSpec
+from router.contract.specs import AuthMode, DeploymentSpec, EndpointSpec, WebSocket
 from router.gateway.lane import Lane
 from router.gateway.limiter import Limiter
 from router.gateway.records import Ledger
@@ -104,6 +104,7 @@ class Endpoint:
         "spec",
         "split",
         "stick",
+        "websocket",
         "window_start_ns",
     )  # fmt: skip
 
@@ -127,6 +128,8 @@ class Endpoint:
         """Bytes of one request's body."""
         self.stick: Stick | None = None
         """Where callers stay with one deployment."""
+        self.websocket = WebSocket()
+        """Limits of connections that begin from now on."""
         self.mirrors: tuple[str, ...] = ()
         self.sampler: Sampler | None = None
         self._fractions: tuple[float, ...] = ()
@@ -168,6 +171,7 @@ class Endpoint:
         self._renew_lanes(set(specs) | {name for name, weight in spec.traffic.items() if weight > 0})
         self._renew_split(spec, event.cohorts)
         self._renew_mirrors(spec)
+        self.websocket = spec.extras.websocket
 
     def _renew_limiter(self, limits: Limits | None, priorities: Priorities | None) -> None:
         limiter = self.limiter

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from router.gateway.tee import Tee
     from router.gateway.timers import Wheel
     from router.gateway.tracing import Tracer
+    from router.gateway.tunnel import Tunnel
     from router.runtime.log.base import Log
     from router.runtime.settings import GatewaySettings
 
@@ -106,6 +107,8 @@ class State:
         self.calls = Calls(settings.scheme.encode())
         self.answers: dict[bytes, Answer] = {}
         self.connections: set[Connection] = set()
+        self.tunnels: set[Tunnel] = set()
+        """Of those connections the ones that speak WebSocket."""
         self.counters = Counters()
         self.refusals = Refusals()
         self.tracer: Tracer | None = None

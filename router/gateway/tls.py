@@ -308,6 +308,10 @@ class Secured:
         if self._plain.can_write_eof() and not self._plain.is_closing():
             self._plain.write_eof()
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Somebody else speaks on the connection from now on."""
+        self._inner = cast("Speaker", protocol)
+
     def pause_reading(self) -> None:
         """Let the other end's bytes wait in the kernel."""
         self._plain.pause_reading()

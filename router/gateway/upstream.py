@@ -13,6 +13,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, cast
 
+from router.gateway.calls import Switching
 from router.gateway.ends import Far
 from router.policy.chunked import BadChunk, Decoder
 from router.policy.grammar import may_begin_response
@@ -119,6 +120,9 @@ class Upstream(Far):
             if answer is None:
                 try:
                     answer = self.target.understand(raw)
+                except Switching as switching:
+                    self._switch(exchange, switching, data[end:])
+                    return
                 except ValueError as error:
                     self._nonsense(exchange, str(error))
                     return
@@ -211,11 +215,25 @@ class Upstream(Far):
             self.close()
         exchange.answered()
 
+    def _switch(self, exchange: Exchange, switching: Switching, early: bytes) -> None:
+        try:
+            agreement = switching.agreement(exchange.call.websocket)
+        except ValueError as error:
+            self._nonsense(exchange, str(error))
+        else:
+            exchange.switch(self, switching, agreement, early)
+
     def _nonsense(self, exchange: Exchange, why: str) -> None:
         self.exchange = None
         self.close()
         _LOG.warning("a replica answered nonsense", extra={"replica": self.target.id, "why": why})
         exchange.upstream_failed(Failure.NONSENSE)
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """It speaks HTTP no longer: from now on `protocol` hears of everything, and passes `connection_lost` on."""
+        self.exchange = None
+        self.resume_reading()
+        self.transport.set_protocol(protocol)
 
     def pause_reading(self) -> None:
         """The caller reads slower than the replica sends."""

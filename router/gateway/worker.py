@@ -31,6 +31,7 @@ from router.gateway.state import State
 from router.gateway.tee import Tee
 from router.gateway.timers import Wheel
 from router.gateway.tracing import Tracer
+from router.gateway.tunnel import leave_all
 from router.runtime.courier import Courier
 from router.runtime.vitals import offered, writer_families
 
@@ -276,6 +277,7 @@ class _Worker:
         until = self._loop.time() + self._settings.drain_seconds
         looked = time.monotonic_ns()
         while state.connections and self._loop.time() < until:
+            leave_all(state.tunnels)
             # Quiet at the look before: what has come since then, also while this process had no processor, has been read.
             since, looked = looked - _QUIET_NS, time.monotonic_ns()
             for connection in list(state.connections):

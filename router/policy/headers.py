@@ -74,7 +74,7 @@ _REQUEST: dict[bytes, int] = {
 }
 _RESPONSE: dict[bytes, int] = {
     **dict.fromkeys(_HOP, int(_Kind.DROP)),
-    b"upgrade": int(_Kind.DROP),
+    b"upgrade": int(_Kind.UPGRADE),
     b"x-request-id": int(_Kind.DROP),
     DEPLOYMENT: int(_Kind.DROP),
     b"ms-azureml-model-error-statuscode": int(_Kind.DROP),
@@ -323,7 +323,7 @@ class ResponseHead:
     """A replica's response head, collected in the same way."""
 
     __slots__ = (
-        "_transfer_encodings", "_via", "closes", "connection", "content_length", "dated", "lines", "reason",
+        "_transfer_encodings", "_via", "closes", "connection", "content_length", "dated", "lines", "reason", "upgrade",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -334,6 +334,7 @@ class ResponseHead:
         self.closes = False
         self.dated = False
         """Whether it has a Date."""
+        self.upgrade: set[bytes] = set()
         self._via = b""
         self._transfer_encodings: bytes | None = None
 
@@ -358,6 +359,8 @@ class ResponseHead:
             self.connection = (self.connection or set()) | _tokens(value)
         elif kind == _Kind.VIA:
             self._via = self._via + b", " + value if self._via else value
+        elif kind == _Kind.UPGRADE:
+            self.upgrade |= _tokens(value)
 
     @property
     def chunked(self) -> bool:

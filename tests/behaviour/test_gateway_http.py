@@ -94,7 +94,7 @@ async def test_an_endpoint_is_found_by_host(rig: Rig, upstream: ScriptedReplica,
         (post(path="/endpoints/other/score"), 404, "EndpointNotFound"),
         (post(path="/score"), 404, "EndpointNotFound"),
         (post(extra="azureml-model-deployment: red\r\n"), 404, "DeploymentNotFound"),
-        (post(extra="Connection: Upgrade\r\nUpgrade: websocket\r\n"), 501, "UpgradeNotSupported"),
+        (post(extra="Connection: Upgrade\r\nUpgrade: irc/6.9\r\n"), 501, "UpgradeNotSupported"),
         (post(extra="Expect: miracles\r\n"), 417, "ExpectationFailed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of everything that reads HTTP: `python -m tests.fuzz requests|answers|http2 [libFuzzer's arguments]`.
+"""Coverage-guided fuzzing of everything that reads HTTP: `python -m tests.fuzz requests|answers|http2|frames [libFuzzer's options]`.
 
 An input's first byte says how it is cut and asked, the rest are a caller's or a replica's bytes. What must hold is in
 `tests.support.http_differential`. The inputs that are kept in `corpus` are run by the tests too, without this.

@@ -77,6 +77,9 @@ STRICTER: dict[str, Callable[[bytes], bool]] = {
     "Host is neither a name nor an address": lambda head: (
         _has(rb"^host:")(head) and not _has(rb"^host:[ \t]*" + _HOST + _END)(head)
     ),
+    "a handshake of WebSocket that is none": lambda head: (
+        _has(rb"^upgrade:.*websocket")(head) and _has(rb"^connection:.*upgrade")(head)
+    ),
     "a method that nobody has heard of": lambda head: re.match(_METHODS, head) is None,
     "a fragment in the target": _has(rb"\A\S+ \S*#"),
     "a target that is neither a path nor an address of the host that Host names": _address_of_another_host,
@@ -95,7 +98,7 @@ STRICTER_ANSWERS: dict[str, Callable[[bytes], bool]] = {
         _has(rb"\AHTTP/1\.. 1")(head) and _has(rb"^(?:content-length|transfer-encoding):")(head)
     ),
 }
-_ONLY_REQUESTS = ("Host ", "a method", "a fragment", "a target", "a field that")
+_ONLY_REQUESTS = ("Host ", "a handshake", "a method", "a fragment", "a target", "a field that")
 _REQUEST_FIELDS_DROPPED = frozenset(
     b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer http2-settings upgrade expect"
     b" transfer-encoding content-length host authorization azureml-model-deployment x-request-id x-forwarded-for"
@@ -137,7 +140,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-_OWN = (404, 408, 417, 501)
+_OWN = (404, 408, 417, 426, 501)
 """The gateway's own answers to requests that it has understood."""
 
 # Requests -------------------------------------------------------------------------------------------------------------

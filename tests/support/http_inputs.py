@@ -1,4 +1,4 @@
-"""What the inputs of the fuzzer mean: one byte on how to ask and to cut, then a caller's or a replica's bytes."""
+"""What the inputs of the fuzzer mean: one byte on how to ask and to cut, then a caller's or a replica's bytes, or frames."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.support import http2_inputs
 from tests.support.gateway_memory import MemoryGateway
 from tests.support.http_corpus import cases
 from tests.support.http_differential import check_answer, check_requests
+from tests.support.websocket_frames import check_frames
 
 _FUZZ = Path(__file__).parents[1] / "fuzz"
 KEPT = _FUZZ / "corpus"
@@ -32,15 +33,29 @@ async def answers(memory: MemoryGateway, data: bytes) -> None:
         await check_answer(memory, data[1:], _SIZES[how & 7], method=method, old=old, closes=closes)
 
 
+async def frames(_: MemoryGateway, data: bytes) -> None:
+    """One side's frames, once the two speak WebSocket."""
+    check_frames(data)
+
+
 CHECKS: dict[str, Callable[[MemoryGateway, bytes], Awaitable[None]]] = {
-    "requests": requests, "answers": answers, "http2": http2_inputs.http2,
+    "requests": requests, "answers": answers, "http2": http2_inputs.http2, "frames": frames
 }  # fmt: skip
+_FRAMES = (
+    "8104666f6f2e",
+    "0184707172730000000080800000000000",
+    "89800000000088820000000003e8",
+    "c27e0080",
+    "827f0000000000010000",
+)
 
 
 def seeds(kind: str) -> list[bytes]:
-    """The cases of the corpus as inputs."""
+    """The cases of the corpus as inputs, or some frames."""
     if kind == "http2":
         return http2_inputs.seeds()
+    if kind == "frames":
+        return [bytes([how]) + bytes.fromhex(text) + bytes(200) for text in _FRAMES for how in (0, 8, 16, 33)]
     found = []
     for number, case in enumerate(cases(kind)):
         how = number & 7

@@ -49,6 +49,11 @@ ENDPOINT: Mapping[str, str] = {
     "tidegate.priorities.classes": "Names of the classes, the highest first.",
     "tidegate.priorities.classes.*": "Name of a class.",
     "tidegate.priorities.default": "Class of requests that name none, or an unknown one; the lowest by default.",
+    "tidegate.websocket": "Limits of WebSocket connections.",
+    "tidegate.websocket.idle_seconds": "Without a message for this long a connection is closed; 0: never.",
+    "tidegate.websocket.ping_seconds": "A side that is silent this long is sent a ping; 0: no pings.",
+    "tidegate.websocket.max_message_bytes": "Of one message, as it travels.",
+    "tidegate.websocket.max_seconds": "Longest life of a connection; 0: no limit.",
     "tidegate.hosts": "Host names that lead to this endpoint besides <endpoint>.<domain>.",
     "tidegate.server_timing": "Whether answers tell in Server-Timing where their time went.",
 }
