@@ -237,8 +237,8 @@ def _begins_websocket(call: Call, head: RequestHead) -> bool:
         return False
     try:
         call.websocket = offered(head, call.method, "1.0" if call.http10 else "1.1")
-    except OtherVersion as error:
-        call.refuse(Refusal.UPGRADE_VERSION, str(error))
+    except OtherVersion as version:
+        call.refuse(Refusal.UPGRADE_VERSION, str(version))
     except BadHead as error:
         call.refuse(Refusal.BAD_REQUEST, f"malformed WebSocket handshake: {error}")
     return call.websocket is not None

@@ -27,6 +27,7 @@ tidegate:
     name: x-customer
   limits: {requests_per_second: 50, burst: 100, concurrent_requests: 20, max_body_bytes: 1048576}
   priorities: {header: x-priority, classes: [high, normal, low], default: normal}
+  websocket: {idle_seconds: 0, max_message_bytes: 1024}
   hosts: [Fraud.example.com, fraud.internal]
   server_timing: true
 """

@@ -116,6 +116,7 @@ def endpoint_documents(draw: st.DrawFn) -> dict[str, Any]:
     extras: dict[str, Any] = {
         "hosts": st.lists(st.just("a.example"), max_size=1), "server_timing": st.booleans()
     }  # fmt: skip
+    extras["websocket"] = st.sampled_from([{}, {"ping_seconds": 0, "max_seconds": 3600}])
     extras["stickiness"] = st.sampled_from([{"by": "client"}, {"by": "cookie", "name": "c"}])
     extras["limits"] = st.sampled_from(
         [{}, {"requests_per_second": 2.5, "burst": 9}, {"concurrent_requests": 1}, {"max_body_bytes": 9}]

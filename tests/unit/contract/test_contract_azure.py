@@ -70,6 +70,7 @@ def test_a_managed_endpoint_is_read() -> None:
     assert spec.extras.hosts == ("fraud.example.com", "fraud.internal")
     assert spec.extras.server_timing is True
     assert spec.extras.stickiness == specs.Stickiness("header", "x-customer")
+    assert spec.extras.websocket == specs.WebSocket(idle_seconds=0, max_message_bytes=1024)
 
 
 def test_a_kubernetes_endpoint_may_mirror_to_several_deployments() -> None:

@@ -81,6 +81,8 @@ def problems(read: Any, text: Any, **told: Any) -> Any:
         (ENDPOINT + "tidegate:\n  limits: {burst: 2}", 3, "tidegate.limits.burst", None),
         (ENDPOINT + "tidegate:\n  limits: {requests_per_second: 0}", 3, "tidegate.limits.requests_per_second", None),
         (ENDPOINT + "tidegate:\n  limits: {requests_per_seconds: 5}", 3, "tidegate.limits.requests_per_seconds", "requests_per_second"),
+        (ENDPOINT + "tidegate:\n  websocket: {ping_secs: 3}", 3, "tidegate.websocket.ping_secs", "ping_seconds"),
+        (ENDPOINT + "tidegate:\n  websocket: {idle_seconds: -1}", 3, "tidegate.websocket.idle_seconds", None),
         (ENDPOINT + "tidegate:\n  hosts: ['http://a/']", 3, "tidegate.hosts.0", None),
         (ENDPOINT + "tidegate:\n  server_timing: sometimes", 3, "tidegate.server_timing", None),
         (ENDPOINT + "revision: 3", 2, "revision", None),
