@@ -442,6 +442,10 @@ class Exchange:
             assert self.lane is not None
             now = time.monotonic_ns()
             self._await_head(now + self.lane.timeout_ns, now)
+        elif self.stage == ANSWERING:
+            # Both ways at once: as long as either moves, neither is silent.
+            assert self.lane is not None
+            self._state.wheel.arm(self.down, time.monotonic_ns() + self.lane.timeout_ns)
         if self.call.chunked:
             up.transport.write(frame(pieces))
         else:

@@ -218,8 +218,8 @@ class _Worker:
         gc.freeze()
         self._state.ready = True
         at = {"host": self._settings.host, "port": self._listener.getsockname()[1]}
-        told = {"scheme": self._settings.scheme, **at, "compiled": not downstream.__file__.endswith(".py")}
-        _LOG.info("listening", extra=told)
+        told = {"scheme": self._settings.scheme, **at, "connections": self._state.doors.most}
+        _LOG.info("listening", extra={**told, "compiled": not downstream.__file__.endswith(".py")})
 
         def leave() -> None:
             self._handed_over = True
