@@ -19,6 +19,7 @@ from router.contract.events import Flag, Outcome, ReplicaState
 from router.policy.websocket import BINARY, PING, PONG, TEXT, closing, frame
 from tests.support.gateway_rig import KEY, PATIENCE, Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import answer, ask, caller, post, scripted
+from tests.support.tls_authority import Authority
 from tests.support.websocket_ends import (
     ACCEPT,
     NONCE,
@@ -165,6 +166,26 @@ async def test_a_named_deployment_is_not_split(rig: Rig) -> None:
             await connection.send("x")
             assert await connection.recv() == "x"
     assert (await only_record(rig)).flags & Flag.NAMED_DEPLOYMENT
+
+
+async def test_it_passes_under_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    pair = authority.issue("gateway", ["127.0.0.1"])
+    async with gateway(tmp_path, tls_cert=str(pair.chain), tls_key=str(pair.key)) as rig, socket_replica() as upstream:
+        await publish(rig, upstream.port)
+        async with socket_caller(rig.port, ssl=authority.trusted()) as connection:
+            for message in ("hello", "a" * 1_000_000, b"\0" * 100_000):
+                await connection.send(message)
+                assert await connection.recv() == message
+            upstream.connections[0].transport.abort()
+            assert await closed(connection) == (1011, "the replica is gone")
+
+
+async def test_a_deployment_that_speaks_http2_has_none(rig: Rig) -> None:
+    async with socket_replica() as upstream:
+        await publish(rig, upstream.port, tidegate={"protocol": "http2"})
+        got = await ask(rig.port, handshake())
+    assert (got.status, json.loads(got.body)["error"]["code"]) == (501, "UpgradeNotSupported")
 
 
 async def test_it_is_not_mirrored(rig: Rig) -> None:

@@ -61,7 +61,8 @@ async def socket_caller(port: int, *, key: str | None = KEY, **options: Any) -> 
         "ping_interval": None, "max_size": 1 << 26, "close_timeout": 5, "open_timeout": PATIENCE, "proxy": None,
         "additional_headers": headers, **options,
     }  # fmt: skip
-    async with connect(f"ws://127.0.0.1:{port}/endpoints/demo/chat?room=1", **settings) as connection:
+    scheme = "wss" if "ssl" in options else "ws"
+    async with connect(f"{scheme}://127.0.0.1:{port}/endpoints/demo/chat?room=1", **settings) as connection:
         yield connection
 
 
