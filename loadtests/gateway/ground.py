@@ -79,7 +79,8 @@ def contenders(folder: Path, names: Collection[str], work: Work) -> Iterator[dic
         made: dict[str, Contender] = {}
         port, data = free_port(), DataLayout(folder / "data")
         data.create()
-        asyncio.run(subject.publish_all(data, [subject.usual(work.models, mirror=work.mirror)]))
+        endpoint = subject.usual(work.models, mirror=work.mirror, concurrency=work.concurrency)
+        asyncio.run(subject.publish_all(data, [endpoint]))
         flags = ["--tls-cert", str(work.tls.certificate), "--tls-key", str(work.tls.key)] if work.tls else []
         ours = subject.workers(data, port, [PROXY_CORE], mirror=subject.on_core(OTHER_CORE), flags=flags)
         worker, *mirrors = running.enter_context(ours)

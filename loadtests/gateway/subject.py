@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtests.gateway.peers.process import wait_for_port
 from loadtests.gateway.peers.work import DEPLOYMENTS, ENDPOINT, KEY, LIVE_PERCENT, MIRROR_PERCENT
-from loadtests.log.roles import role
+from loadtests.log.roles import READY_SECONDS, role
 from router.contract.codec import encode_replicas, encode_specs
 from router.contract.events import (
     REPLICAS,
@@ -82,11 +82,15 @@ def published(
     return spec, EndpointReplicas(name, revision, 1, revision, sets)
 
 
-def usual(models: Mapping[str, int], key: str = KEY, *, mirror: bool = True) -> Published:
+def usual(
+    models: Mapping[str, int], key: str = KEY, *, mirror: bool = True, concurrency: int = _CONCURRENCY
+) -> Published:
     """The endpoint of most rows: 90/10 and, with `mirror`, 10 % mirrored to the candidate."""
     mirrored = {"candidate": MIRROR_PERCENT} if mirror else {}
     ports = {name: [models[name]] for name in DEPLOYMENTS}
-    return published(ENDPOINT, ports, traffic=LIVE_PERCENT, mirror_traffic=mirrored, key=key)
+    return published(
+        ENDPOINT, ports, traffic=LIVE_PERCENT, mirror_traffic=mirrored, key=key, concurrency=concurrency
+    )  # fmt: skip
 
 
 async def publish_all(data: DataLayout, endpoints: Iterable[Published]) -> None:
@@ -108,7 +112,13 @@ async def publish(data: DataLayout, models: Mapping[str, int], key: str) -> None
 
 @contextlib.contextmanager
 def workers(
-    data: DataLayout, port: int, cpus: Sequence[int | None], *, mirror: Sequence[str] | None, flags: Sequence[str] = ()
+    data: DataLayout,
+    port: int,
+    cpus: Sequence[int | None],
+    *,
+    mirror: Sequence[str] | None,
+    flags: Sequence[str] = (),
+    ready_seconds: float = READY_SECONDS,
 ) -> Iterator[list[int]]:
     """One gateway worker on each of `cpus` (None: any core), all on `port`; yields their pids once they listen, and behind them
     that of the mirror.
@@ -123,7 +133,8 @@ def workers(
         pids = []
         for number, cpu in enumerate(cpus):
             words = ["--port", str(port), "--worker", str(number), "--workers", str(len(cpus)), *flags]
-            pids.append(started.enter_context(role("gateway", data.root, url, *words, through=on_core(cpu))))
+            one = role("gateway", data.root, url, *words, through=on_core(cpu), ready_seconds=ready_seconds)
+            pids.append(started.enter_context(one))
         wait_for_port(port)
         yield [*pids, *mirrors]
 

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READY_SECONDS = 60.0
-"""Longest start of a role."""
+"""Longest start of a role, unless told otherwise."""
+_TAIL = 3000
+"""Of what it said, in errors."""
 
 
 @contextlib.contextmanager
 def running(
-    name: str, output: Path, *words: str, grace_seconds: float = 20, through: Sequence[str] = ()
+    name: str,
+    output: Path,
+    *words: str,
+    grace_seconds: float = 20,
+    through: Sequence[str] = (),
+    ready_seconds: float = READY_SECONDS,
 ) -> Iterator[int]:
     """`python -m WORDS… --ready-fd N`, what it says to `output`; yields its pid once it is ready. SIGTERM at the end.
 
@@ -38,10 +45,10 @@ def running(
         )  # fmt: skip
     os.close(says)
     try:
-        told, _, _ = select.select([ready], [], [], READY_SECONDS)
+        told, _, _ = select.select([ready], [], [], ready_seconds)
         if not told or not os.read(ready, 1):
-            what = "ended before it was ready" if told else f"was not ready after {READY_SECONDS:g} s"
-            raise RuntimeError(f"the {name} {what}:\n{output.read_text(errors='replace')}")
+            what = "ended before it was ready" if told else f"was not ready after {ready_seconds:g} s"
+            raise RuntimeError(f"the {name} {what}:\n{output.read_text(errors='replace')[-_TAIL:]}")
         yield process.pid
     finally:
         os.close(ready)
@@ -54,12 +61,19 @@ def running(
 
 
 @contextlib.contextmanager
-def role(name: str, data: Path, url: str, *flags: str, through: Sequence[str] = ()) -> Iterator[int]:
-    """One role of `router.app` on the data folder `data` and the log `url`; yields its pid. `through`: see `running`."""
+def role(
+    name: str,
+    data: Path,
+    url: str,
+    *flags: str,
+    through: Sequence[str] = (),
+    ready_seconds: float = READY_SECONDS,
+) -> Iterator[int]:
+    """One role of `router.app` on the data folder `data` and the log `url`; yields its pid. The rest: see `running`."""
     words = ["router.app", name, "--data", str(data), "--log", url, *flags]
     if name != "shipper":
         words.append("--no-shipper")
-    with running(name, data / f"{name}.log", *words, through=through) as pid:
+    with running(name, data / f"{name}.log", *words, through=through, ready_seconds=ready_seconds) as pid:
         yield pid
 
 

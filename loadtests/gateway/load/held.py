@@ -27,8 +27,8 @@ class Held:
     def opened(self) -> Account:
         """Wait until each has been answered; their first account. Raises RuntimeError when one was not, or not with 200."""
         account = self._told()
-        if account.refused or account.ended:
-            raise RuntimeError(f"of the connections {account.refused} got no 200 and {account.ended} ended")
+        if account.refused or account.unanswered:
+            raise RuntimeError(f"connections were refused or not answered: {account}")
         return account
 
     def account(self) -> Account:

@@ -36,8 +36,10 @@ class Account:
     marks: int
     """Of all of them."""
     least: int
-    """Marks of the connection that got fewest."""
+    """Marks of the open connection that got fewest."""
     ended: int
+    unanswered: int
+    """Of those that ended: without a byte."""
     refused: int
     """Answers that are no 200."""
 
@@ -49,7 +51,8 @@ class Clients:
         self._poll = select.epoll()
         self._open: dict[int, socket.socket] = {}
         self._marks: dict[int, int] = {}
-        self._ended = self._refused = 0
+        """Of the open ones that have been answered."""
+        self._ended = self._unanswered = self._refused = self._answered = self._total = 0
 
     def open(self, count: int, port: int, path: str, address: str) -> None:
         """Make all of them, and wait until each has the first bytes of its answer. Raises TimeoutError."""
@@ -63,18 +66,17 @@ class Clients:
             made.setblocking(False)
             self._open[made.fileno()] = made
             self._poll.register(made, select.EPOLLIN)
-            while number + 1 - len(self._marks) >= _AT_ONCE:
-                self._wait()
-        while len(self._marks) + self._ended < count:
-            self._wait()
+            self._wait(number + 1 - _AT_ONCE)
+        self._wait(count)
 
-    def _wait(self) -> None:
-        before = len(self._marks) + self._ended
-        ready = self._poll.poll(_ANSWER_SECONDS, _AT_ONCE)
-        if not ready:
-            raise TimeoutError(f"{len(self._open) - before} requests have no answer after {_ANSWER_SECONDS:g} s")
-        for number, _ in ready:
-            self._read(number)
+    def _wait(self, count: int) -> None:
+        """Until so many are answered or over."""
+        while self._answered + self._unanswered < count:
+            ready = self._poll.poll(_ANSWER_SECONDS, _AT_ONCE)
+            if not ready:
+                raise TimeoutError(f"{self.account()}, and nothing comes for {_ANSWER_SECONDS:g} s")
+            for number, _ in ready:
+                self._read(number)
 
     def drain(self) -> None:
         """Read everything that is there."""
@@ -89,17 +91,22 @@ class Clients:
             got = b""
         if not got:
             self._ended += 1
+            self._unanswered += number not in self._marks
+            self._marks.pop(number, None)
             self._poll.unregister(number)
             self._open.pop(number).close()
             return
         if number not in self._marks:
+            self._answered += 1
             self._refused += not got.startswith(b"HTTP/1.1 200")
-        self._marks[number] = self._marks.get(number, 0) + got.count(MARK)
+        marks = got.count(MARK)
+        self._marks[number] = self._marks.get(number, 0) + marks
+        self._total += marks
 
     def account(self) -> Account:
         """Now."""
-        marks = self._marks.values()
-        return Account(len(self._marks), sum(marks), min(marks, default=0), self._ended, self._refused)
+        least = min(self._marks.values(), default=0)
+        return Account(self._answered, self._total, least, self._ended, self._unanswered, self._refused)
 
     def close(self) -> None:
         """All at once."""

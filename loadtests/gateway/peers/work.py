@@ -33,6 +33,8 @@ class Work:
     tls: Pair | None = None
     streaming: bool = False
     """Pass bodies on as they come, both ways, instead of gathering them first."""
+    concurrency: int = 1_000
+    """Of one replica, where a proxy limits it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import re
 import threading
 import time
 from functools import partial
@@ -23,6 +24,7 @@ from router.runtime.settings import DataLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 _NUMBERED = f"/endpoints/{ENDPOINT}-%d/score"
 _ONE = "one endpoint"
@@ -31,31 +33,67 @@ _CPU_LIMIT, _PAUSE_LIMIT_MS = 1.05, 50
 _PROBES_PER_SECOND, _CHANGES_PER_SECOND = 500.0, 4.0
 _NEW_KEY = "f" * 32
 _DEADLINE_SECONDS = 30.0
+_START_SECONDS = 180.0
+_LOOKS = 20
+"""Endpoints that are asked before anything is measured: whether they are there."""
+
+
+class Unserved(RuntimeError):
+    """The gateway does not route to all endpoints; the message says to which not, or why."""
 
 
 def rows(ground: Ground) -> list[Row]:
-    """Two rows on CPU, one on pauses."""
+    """Two rows on CPU, one on pauses; without figures where the gateway cannot carry so many."""
     folder, count = ground.room("many"), ground.sizes.endpoints
+    work = f"{count:,} endpoints × 3 deployments in the snapshot: CPU per request"
     with models(folder) as ports, contextlib.ExitStack() as running:
-        alike, spread = {}, {}
-        for name, number in ((OURS, count), (_ONE, 1)):
-            data, port = DataLayout(folder / f"data-{number}"), free_port()
-            data.create()
-            asyncio.run(subject.publish_all(data, _endpoints(ports, number)))
-            ground.say(f"many: {number:,} endpoints are published")
-            pids = running.enter_context(subject.workers(data, port, [PROXY_CORE], mirror=None))
-            one = Contender(name, port, tuple(pids))
-            alike[name] = partial(micros_per_request, one)
-            spread[name] = partial(
-                micros_per_request, one, traced=True, numbered=(_NUMBERED, number - 1) if number > 1 else None
-            )
-        work = f"{count:,} endpoints × 3 deployments in the snapshot: CPU per request"
+        try:
+            ours, data = running.enter_context(_gateway(ground, folder, ports, count))
+        except RuntimeError as error:
+            reason = f"not available: {_reason(error)}"
+            limits = ((work, "µs", f"≤ {_CPU_LIMIT:g} × {_ONE}"), (_pause_work(count), "ms", f"≤ {_PAUSE_LIMIT_MS} ms"))
+            return [Row(f"{text}; {reason}", unit, None, {}, None, goal, None) for text, unit, goal in limits]
+        one, _ = running.enter_context(_gateway(ground, folder, ports, 1))
+        alike = {name: partial(micros_per_request, who) for name, who in ((OURS, ours), (_ONE, one))}
+        spread = {
+            OURS: partial(micros_per_request, ours, traced=True, numbered=(_NUMBERED, count - 1)),
+            _ONE: partial(micros_per_request, one, traced=True),
+        }
         made = at_most(f"{work} to one of them", "µs", ground.in_turns("many", "µs", alike), _ONE, _CPU_LIMIT)
         spreads = ground.in_turns("many, spread", "µs", spread)
         made += at_most(f"{work}, spread over all, all heads differ", "µs", spreads, _ONE, None)
-        big = DataLayout(folder / f"data-{count}")
-        port = alike[OURS].args[0].port
-        return [*made, _pauses(ground, big, port, ports)]
+        return [*made, _pauses(ground, data, ours.port, ports)]
+
+
+@contextlib.contextmanager
+def _gateway(
+    ground: Ground, folder: Path, ports: Mapping[str, int], count: int
+) -> Iterator[tuple[Contender, DataLayout]]:
+    """A worker with `count` endpoints. Raises RuntimeError when it does not start, Unserved when one is not served."""
+    data, port = DataLayout(folder / f"data-{count}"), free_port()
+    data.create()
+    asyncio.run(subject.publish_all(data, _endpoints(ports, count)))
+    began = time.monotonic()
+    with subject.workers(data, port, [PROXY_CORE], mirror=None, ready_seconds=_START_SECONDS) as pids:
+        ground.say(f"many: a worker with {count:,} endpoints is ready after {time.monotonic() - began:.1f} s")
+        for number in range(0, count, max(1, count // _LOOKS)):
+            path = _NUMBERED % number if number else PATH
+            if (status := _status(port, path, KEY)) != http.HTTPStatus.OK:
+                said = (data.root / "gateway.log").read_text(errors="replace")
+                raise Unserved(f"{path} is answered with {status}. {said[-1000:]}")
+        yield Contender(str(count), port, tuple(pids)), data
+
+
+def _reason(error: Exception) -> str:
+    """In a sentence: what the gateway gave as the problem, else the beginning of the message."""
+    found = re.search(r'problem="([^"]+)"', str(error))
+    return found[1] if found else str(error).partition("\n")[0]
+
+
+def _status(port: int, path: str, key: str) -> int:
+    with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=30)) as connection:
+        connection.request("POST", path, b"{}", {"authorization": f"Bearer {key}"})
+        return connection.getresponse().status
 
 
 def _endpoint(name: str, ports: Mapping[str, int], revision: int = 1, key: str = KEY) -> subject.Published:
@@ -87,13 +125,17 @@ def _pauses(ground: Ground, data: DataLayout, port: int, ports: Mapping[str, int
     _see_the_last(data, port, ports, revision + 1)
     spreads = {name: Spread.of(values) for name, values in found.items()}
     ours, calm = spreads[OURS], spreads[_UNTOUCHED]
-    work = f"revisions of one among {ground.sizes.endpoints:,} endpoints, {_CHANGES_PER_SECOND:g}/s: longest wait of "
-    work += f"{_PROBES_PER_SECOND:g} probes/s"
+    work = _pause_work(ground.sizes.endpoints)
     ranges = {name: (one.values[0], one.values[-1]) for name, one in spreads.items()}
     met: bool | None = ours.median <= _PAUSE_LIMIT_MS
     if not met and calm.median > _PAUSE_LIMIT_MS:
         met, work = None, f"{work}; not judged: the machine is busy, they wait as long when nothing changes"
     return Row(work, "ms", ours.median, {_UNTOUCHED: calm.median}, None, f"≤ {_PAUSE_LIMIT_MS} ms", met, ranges)
+
+
+def _pause_work(count: int) -> str:
+    changes = f"revisions of one among {count:,} endpoints, {_CHANGES_PER_SECOND:g}/s"
+    return f"{changes}: longest wait of {_PROBES_PER_SECOND:g} probes/s"
 
 
 @contextlib.contextmanager
@@ -121,9 +163,7 @@ def _see_the_last(data: DataLayout, port: int, ports: Mapping[str, int], revisio
     asyncio.run(subject.publish_all(data, [_endpoint(ENDPOINT, ports, revision, _NEW_KEY)]))
     ends = time.monotonic() + _DEADLINE_SECONDS
     while time.monotonic() < ends:
-        with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=10)) as connection:
-            connection.request("POST", PATH, b"{}", {"authorization": f"Bearer {_NEW_KEY}"})
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                return
+        if _status(port, PATH, _NEW_KEY) == http.HTTPStatus.OK:
+            return
         time.sleep(0.05)
     raise TimeoutError(f"revision {revision} was not routed by after {_DEADLINE_SECONDS:g} s")

@@ -31,7 +31,7 @@ def rows(ground: Ground) -> list[Row]:
     with models(folder) as ports, contenders(folder, names, Work(ports, mirror=False)) as running:
         idle = _kilobytes(ground, running, count)
     port, folder = free_port(), ground.room("memory")
-    work = Work(dict.fromkeys(DEPLOYMENTS, port), mirror=False, streaming=True)
+    work = Work(dict.fromkeys(DEPLOYMENTS, port), mirror=False, streaming=True, concurrency=2 * count)
     with source(folder / "source", port, _PERIOD_SECONDS, OTHER_CORE), contenders(folder, names, work) as running:
         streams = _kilobytes(ground, running, count)
     return [
@@ -47,7 +47,8 @@ def _kilobytes(ground: Ground, running: Mapping[str, Contender], count: int) -> 
             clients.opened()
         before = _resident(one)
         with held(one.port, count, cpu=OTHER_CORE) as clients:
-            clients.opened()
+            if (account := clients.opened()).ended:
+                raise RuntimeError(f"{name}: {account.ended} of {count} connections ended")
             found[name] = (_resident(one) - before) / count / 1000
         ground.say(f"memory: {name:13} {found[name]:6.1f} KB a connection")
     return found

@@ -41,7 +41,8 @@ def rows(ground: Ground, names: Collection[str]) -> list[Row]:
             made += at_most("the same beside Envoy", "µs", spreads, ENVOY, 0.4, alone=True)
             made += at_most("the same beside HAProxy, which splits only", "µs", spreads, HAPROXY, None, alone=True)
         if "heads" in names:
-            traced = {name: partial(micros_per_request, one, traced=True) for name, one in running.items()}
+            few = {name: one for name, one in running.items() if name not in (TRAEFIK, AIOHTTP)}
+            traced = {name: partial(micros_per_request, one, traced=True) for name, one in few.items()}
             spreads = ground.in_turns("heads", "µs", traced)
             made += at_most(WORK + _TRACED, "µs", spreads, MIRRORED_NGINX, None)
     return made

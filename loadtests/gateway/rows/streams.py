@@ -40,7 +40,7 @@ class Passed:
 def rows(ground: Ground) -> list[Row]:
     """One row."""
     folder, port, count = ground.room("streams"), free_port(), ground.sizes.streams
-    work = Work(dict.fromkeys(DEPLOYMENTS, port), mirror=False, streaming=True)
+    work = Work(dict.fromkeys(DEPLOYMENTS, port), mirror=False, streaming=True, concurrency=2 * count)
     rates: list[float] = []
     with contenders(folder, ground.taking_part(NGINX, HAPROXY, ENVOY), work) as running:
         with source(folder / "probe", port, 1 / PROBE_RATE, OTHER_CORE) as pid:

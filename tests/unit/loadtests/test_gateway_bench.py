@@ -209,7 +209,7 @@ def test_rows_without_a_peer_are_measured_and_written(tmp_path: Path) -> None:
         pytest.skip("nginx, wrk or taskset is not installed")
     (row,) = json.loads(file.read_text())
     assert row.keys() == {"work", "unit", "ours", "peers", "ratio", "goal", "met"}
-    assert "30 open SSE streams" in row["work"]
+    assert "30 open SSE streams through 1 workers, of which 0 ended" in row["work"]
     assert picture.read_text().startswith("<svg")
 
 

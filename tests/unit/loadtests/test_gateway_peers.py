@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.gateway.load.running import said
 from loadtests.gateway.peers import roster
 from loadtests.gateway.peers.installed import LOCK, pinned_lines
 from loadtests.gateway.peers.work import DEPLOYMENTS, KEY, PATH, Work
+from loadtests.gateway.rows.tls import pair
 from loadtests.waiting import free_port
 from router.runtime.settings import default_cache
 
@@ -106,6 +108,20 @@ def test_a_peer_checks_the_key_splits_and_mirrors(name: str, tmp_path: Path, mod
     else:
         assert 0 < counts["candidate"] < REQUESTS / 4
     assert {seen for server in models.values() for seen in server.seen} == {(PATH, b'{"x":1}', False)}
+
+
+@pytest.mark.parametrize("name", roster.NAMES)
+def test_a_peer_speaks_tls(name: str, tmp_path: Path, models: dict[str, Server]) -> None:
+    skip_without(name)
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    port = free_port()
+    work = Work({one: server.server_port for one, server in models.items()}, tls=pair(tmp_path))
+    with roster.start(name, tmp_path / "peer", port, work, 0):
+        handshakes = said(
+            "handshakes", "--port", str(port), "--path", PATH, "--seconds", "0.2", cpu=None, deadline_seconds=60
+        )
+    assert 0 < handshakes["handshakes"] <= sum(len(server.seen) for server in models.values())
 
 
 def test_a_peer_that_cannot_start_says_why(tmp_path: Path) -> None:
