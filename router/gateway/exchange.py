@@ -196,12 +196,19 @@ class Exchange:
                 self.add_cookie(stick.cookie(lane, self.request_id))
         return lane
 
-    def _enter(self, lane: Lane) -> None:
+    def _enter(self, lane: Lane, *, enough: bool = False) -> None:
+        """`enough`: of the body has come, or it has been waited for long enough, to say where the request belongs."""
         self.lane = lane
-        if lane.chooser is not None and lane.chooser.lacks(self):
+        if lane.chooser is not None and not enough and lane.chooser.lacks(self):
             self._state.wheel.arm(self.down, self.arrival + WAIT_NS)
-        else:
-            self._let_in(lane)
+        elif self.call.websocket is not None and lane.http2:
+            self.refuse(Refusal.UPGRADE, f"deployment {lane.name} speaks HTTP/2, over which there are no WebSockets")
+        elif lane.failed and not lane.usable:
+            lane.arrivals += 1
+            lane.active = True
+            self.fail_deployment()
+        elif lane.admit(self) is Admission.REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
+            self._turn_away(lane)
 
     def _told_more(self, *, enough: bool) -> None:
         """More of the body has come, or time has passed, while it was unclear where the request belongs."""
@@ -214,7 +221,7 @@ class Exchange:
         elif self.expires < NEVER and self.is_late():
             pass
         elif enough or lane.chooser is None or not lane.chooser.lacks(self):
-            self._let_in(lane)
+            self._enter(lane, enough=True)
 
     def told_by(self, telling: Telling) -> bytes:
         """What tells its caller from others; empty where nothing does."""
@@ -227,18 +234,9 @@ class Exchange:
 
     def add_cookie(self, field: bytes) -> None:
         """Let the answer set a cookie, unless it sets one of that name."""
-        if field and field.partition(b"=")[0] not in self._cookie:
+        name, equals, _ = field.partition(b"=")
+        if field and name + equals not in self._cookie:
             self._cookie += field
-
-    def _let_in(self, lane: Lane) -> None:
-        if lane.http2 and self.call.websocket is not None:
-            self.refuse(Refusal.UPGRADE, f"deployment {lane.name} speaks HTTP/2, over which there are no WebSockets")
-        elif lane.failed and not lane.usable:
-            lane.arrivals += 1
-            lane.active = True
-            self.fail_deployment()
-        elif lane.admit(self) is Admission.REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
-            self._turn_away(lane)
 
     def _turn_away(self, lane: Lane) -> None:
         if not lane.usable or lane.full():

@@ -243,3 +243,12 @@ async def test_one_cookie_may_serve_for_deployment_and_replica(rig: Rig, three: 
         connection.send(post(b"x"))
         cookie = (await connection.answer()).headers["set-cookie"].split("; ")[0]
         assert len({await served(connection, post(b"x", extra=f"Cookie: {cookie}\r\n")) for _ in range(10)}) == 1
+
+
+async def test_two_cookies_whose_names_begin_alike_are_two(rig: Rig, three: list[ScriptedReplica]) -> None:
+    sticky = {"stickiness": {"by": "cookie", "name": "nearby"}}
+    await serve(rig, of(three), {"by": "cookie", "name": "near"}, tidegate=sticky)
+    async with caller(rig.port) as connection:
+        connection.send(post(b"x"))
+        head = await asyncio.wait_for(connection.reader.readuntil(b"\r\n\r\n"), 30)
+        assert head.count(b"set-cookie: nearby=") == head.count(b"set-cookie: near=") == 1
