@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.runtime.http2 import frames, packing
+from router.runtime.http2.session import Session
 
 NAMES = st.one_of(
     st.sampled_from([name for name, _ in HeaderTable.STATIC_TABLE if not name.startswith(b":")]),
@@ -52,3 +53,33 @@ def test_a_block_in_as_many_frames_as_it_needs(size: int, stream: int, ended: bo
     assert found == block
     assert [("END_HEADERS" in one) for one in flags] == [False] * (len(flags) - 1) + [True]
     assert ("END_STREAM" in flags[0]) is ended
+
+
+class Listening(Session):
+    """Remembers what it heard."""
+
+    def __init__(self) -> None:
+        super().__init__(65536)
+        self.settled = True
+        self.heard: list[list[tuple[bytes, bytes]]] = []
+
+    def begun(self, stream: int, fields: list[tuple[bytes, bytes]], *, ended: bool) -> None:
+        self.heard.append([(bytes(name), bytes(value)) for name, value in fields])
+
+
+SECTIONS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from([b"x-a", b"x-b", b":path"]), st.sampled_from([b"1", b"2", b"long" * 300])), max_size=4
+    ),
+    max_size=30,
+)
+
+
+@given(SECTIONS, st.sampled_from([0, 100, 1400, 4096]))
+def test_what_comes_again_means_what_the_table_says_now(sections: list[list[tuple[bytes, bytes]]], table: int) -> None:
+    listening, encoder = Listening(), hpack.Encoder()
+    encoder.header_table_size = table
+    for section in sections:
+        block = encoder.encode(section, huffman=False)
+        listening.data_received(b"".join(frames.header_block(1, block, frames.END_STREAM)))
+    assert listening.heard == sections

@@ -40,7 +40,9 @@ _REQUEST_LINE = 3
 class Serving(Session):
     """One caller's connection."""
 
-    __slots__ = ("_last_word", "_preface", "_state", "_told_ns", "_unwelcome", "deadline", "peer", "slot")
+    __slots__ = (
+        "_asked", "_asked_ended", "_asked_fields", "_last_word", "_preface", "_state", "_told_ns", "_unwelcome", "deadline", "peer", "slot",
+    )  # fmt: skip
 
     def __init__(self, state: State) -> None:
         super().__init__(state.settings.max_head_bytes)
@@ -52,6 +54,10 @@ class Serving(Session):
         self.slot = NEVER
         self._told_ns = 0
         """When it was told that the connection will go; 0: it was not."""
+        self._asked: Request | None = None
+        """Made of these fields, which come again as the same list where the same block comes again."""
+        self._asked_fields: list[Field] | None = None
+        self._asked_ended = False
         self._unwelcome: Refusal | None = None
         """Why it may not stay."""
         self._last_word = False
@@ -110,6 +116,9 @@ class Serving(Session):
         self._request(near, fields, ended=ended)
 
     def _request(self, near: Stream, fields: list[Field], *, ended: bool) -> None:
+        if fields is self._asked_fields and ended == self._asked_ended and self._asked is not None:
+            self._begin(near, self._asked, ended=ended)
+            return
         state = self._state
         if list_bytes(fields) > state.settings.max_head_bytes:
             self._refuse(near, Refusal.HEAD_TOO_LARGE, "the header fields are too large")
@@ -123,6 +132,11 @@ class Serving(Session):
             self._refuse(near, Refusal.BAD_REQUEST, f"malformed request: {error}")
             self.strike()
             return
+        self._asked, self._asked_fields, self._asked_ended = request, fields, ended
+        self._begin(near, request, ended=ended)
+
+    def _begin(self, near: Stream, request: Request, *, ended: bool) -> None:
+        state = self._state
         near.answering.is_head = request.is_head
         near.grpc = request.grpc
         call = state.calls.whole.get(request.head)
@@ -227,4 +241,5 @@ class Serving(Session):
         self._state.connections.discard(self)
         self._state.doors.leave(self.peer, refused=self._unwelcome is not None)
         self._state.wheel.disarm(self)
+        self._asked = self._asked_fields = None
         super().connection_lost(exc)

@@ -43,6 +43,7 @@ CONNECTION_WINDOW = 1 << 20
 """Of all streams together. What came is given back at once: the streams' own windows bound what is held."""
 _MOST_SETTINGS = 64
 """In one frame; there are six."""
+_NO_FIELDS: list[Field] = []
 _NO_DECODER = Decoder()
 """For connections that are over."""
 _FIRST_STREAMS = 100
@@ -54,7 +55,7 @@ class Session:
 
     __slots__ = (
         "_block", "_block_bytes", "_block_ended", "_block_stream", "_buffer", "_decoder", "_house", "_list_bytes", "_need",
-        "_owed", "_resets", "_room", "congested", "frames_sent", "highest", "over", "peer_streams", "peer_window", "settled",
+        "_owed", "_resets", "_room", "_same_block", "_same_fields", "congested", "frames_sent", "highest", "over", "peer_streams", "peer_window", "settled",
         "streams", "taken", "transport", "waiting", "window",
     )  # fmt: skip
 
@@ -90,6 +91,9 @@ class Session:
         self._block_ended = False
         self._list_bytes = list_bytes
         self._decoder = Decoder(2 * list_bytes)
+        self._same_block = b""
+        self._same_fields = _NO_FIELDS
+        """Of the last block, where the next would mean the same if it were the same."""
         self._house = Allowance(HOUSEKEEPING, HOUSEKEEPING_PER_SECOND, now)
         self._resets = Allowance(RESETS, RESETS_PER_SECOND, now)
 
@@ -223,17 +227,28 @@ class Session:
             self._fields(stream, block, ended=self._block_ended)
 
     def _fields(self, stream: int, block: bytes, *, ended: bool) -> None:
+        found = self._same_fields if block == self._same_block else self._unpacked(block)
+        channel = self.streams.get(stream)
+        if channel is not None:
+            channel.took_fields(found, ended=ended)
+        else:
+            self.begun(stream, found, ended=ended)
+
+    def _unpacked(self, block: bytes) -> list[Field]:
+        """A block that changes nothing in the table is remembered as long as no other does: callers repeat themselves."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        before = (len(entries), entries[0] if entries else None, table.maxsize)
         try:
             found = cast("list[Field]", self._decoder.decode(block, raw=True))
         except OversizedHeaderListError as error:
             raise Broken(Code.ENHANCE_YOUR_CALM, "a field section far too large") from error
         except HPACKError as error:
             raise Broken(Code.COMPRESSION_ERROR, "fields that cannot be unpacked") from error
-        channel = self.streams.get(stream)
-        if channel is not None:
-            channel.took_fields(found, ended=ended)
-        else:
-            self.begun(stream, found, ended=ended)
+        newest = entries[0] if entries else None
+        same = before[0] == len(entries) and before[1] is newest and before[2] == table.maxsize
+        self._same_block, self._same_fields = (block, found) if same else (b"", _NO_FIELDS)
+        return found
 
     def _window_update(self, stream: int, payload: bytes) -> None:
         self._housekeeping()
@@ -370,6 +385,7 @@ class Session:
         self.over = True
         self.lost(exc)
         self._decoder, self._buffer, self._block = _NO_DECODER, bytearray(), None
+        self._same_block, self._same_fields = b"", _NO_FIELDS
 
     def eof_received(self) -> bool:
         """The other end sends nothing more: the connection is over (RFC 9113 has no half of one)."""
