@@ -130,7 +130,7 @@ def judge_alone(line: bytes) -> tuple[bytes, bytes, int] | None:
     kind = _REQUEST_SPELLED.get(name)
     if kind is None:
         kind = _kind(name, _REQUEST)
-    if kind in (0, _TRACE):
+    if not kind or kind == _TRACE:
         return name.lower(), line + b"\r\n", -1
     if kind == _DROP:
         return name.lower(), b"", -1
