@@ -73,8 +73,8 @@ class CompiledWheel(BuildHookInterface[Any]):
     _folder: Path | None = None
 
     def dependencies(self) -> list[str]:
-        """What the build needs for it."""
-        return ["mypy>=2.0,<3", "setuptools>=80,<90"] if asked_for() else []
+        """What the build needs for it; of the live path's libraries those whose types it must know."""
+        return ["mypy>=2.0,<3", "setuptools>=80,<90", "hpack>=4.1,<5"] if asked_for() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Before the wheel is put together."""

@@ -128,7 +128,7 @@ async def _build_alone(made: Path) -> None:
     if CERTIFICATES.is_dir():
         lending.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
     await _buildah(
-        "build", "--layers", "--isolation=chroot", f"--build-arg=BASE={base}", *lending,
+        "build", "--layers", "--isolation=chroot", f"--build-arg=BASE={base}", "--build-arg=COMPILE=0", *lending,
         f"--file={TOP / DOCKERFILE}", f"--tag={name()}", str(TOP),
     )  # fmt: skip
     # Unpacked layers: a node reads them in half the time, and the disk is this machine's own.
