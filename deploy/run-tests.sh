@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run-tests.sh [PYTEST ARGUMENTS]: the tests in three runs side by side, because those on Kafka and those in pods mostly wait.
+# run-tests.sh [PYTEST ARGUMENTS]: the tests in five runs side by side, because most of them mostly wait.
 # What a cluster needs is built meanwhile, once and at the lowest priority. The output of the runs beside follows that of the
 # first; fails when any does. Arguments that choose tests make it one run.
 set -uo pipefail
@@ -7,7 +7,14 @@ cd "$(dirname "$0")/.."
 export PYTHONHASHSEED=0
 if [ $# -gt 0 ]; then exec .venv/bin/pytest "$@"; fi
 
-kafka() { exec .venv/bin/pytest -p no:cacheprovider -m "not pods and not extended" tests/kafka tests/log tests/kubernetes; }
+beside() { .venv/bin/pytest -p no:cacheprovider "$@"; }
+whole() { beside -m "not pods and not extended" tests/behaviour; }
+kafka() { beside -m "not extended" tests/kafka tests/log; }
+api_server() { beside -m "not pods and not extended" tests/kubernetes; }
+pods() {
+  .venv/bin/python -m loadtests.kubernetes.cluster prepare
+  beside -m "pods and not extended" tests/kubernetes tests/backends
+}
 compiled() { # the live path once more, as it is when compiled; the build is small beside the tests
   if ! command -v gcc >/dev/null; then
     printf '\n› skipped: the tests of the compiled live path need a C compiler (gcc)\n'
@@ -17,36 +24,33 @@ compiled() { # the live path once more, as it is when compiled; the build is sma
   (bash deploy/compiled.sh && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
     tests/unit/gateway tests/unit/policy tests/behaviour/test_gateway_*.py tests/behaviour/test_http_corpus.py)
 }
-pods() {
-  trap 'exit 130' INT
-  .venv/bin/python -m loadtests.kubernetes.cluster prepare
-  .venv/bin/pytest -p no:cacheprovider -m "pods and not extended" tests/kubernetes tests/backends
-}
 
+names=(whole kafka api_server pods)
+declare -A about=([whole]="whole roles and processes" [kafka]="on Kafka" [api_server]="what needs Kubernetes' API server alone"
+  [pods]="on a Kubernetes with pods")
 folder=$(mktemp -d)
+runs=()
 # Process groups of their own, which can be interrupted as a whole: tests then end what they started.
 set -m
-kafka >"$folder/kafka" 2>&1 &
-runs=($!)
-pods >"$folder/pods" 2>&1 &
-runs+=($!)
+for name in "${names[@]}"; do
+  (trap 'exit 130' INT; "$name") >"$folder/$name" 2>&1 &
+  runs+=($!)
+done
 set +m
 trap 'for one in "${runs[@]}"; do kill -INT -- "-$one" 2>/dev/null; done; wait "${runs[@]}"; rm -rf "$folder"' EXIT
 interrupted=
 trap 'interrupted=1' INT
-.venv/bin/pytest -m "not pods" --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
+.venv/bin/pytest -m "not pods" --ignore=tests/behaviour --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
 result=$?
 if [ -z "$interrupted" ]; then compiled || result=1; fi
 [ -z "$interrupted" ] || exit 130
 trap - INT
-beside() { # NAME WORDS: what the next run has said, once it has ended
+for name in "${names[@]}"; do
   wait "${runs[0]}"
-  local ended=$?
+  ended=$?
   runs=("${runs[@]:1}")
-  printf '\n› %s, meanwhile\n' "$2"
-  cat "$folder/$1"
+  printf '\n› %s, meanwhile\n' "${about[$name]}"
+  cat "$folder/$name"
   result=$((ended > result ? ended : result))
-}
-beside kafka "on Kafka, and what needs Kubernetes' API server alone"
-beside pods "on a Kubernetes with pods"
+done
 exit "$result"
