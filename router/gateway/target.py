@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from router.gateway.exchange import Exchange
     from router.gateway.lane import Lane
     from router.gateway.state import State
+    from router.gateway.tls import Speaker
 
 _SPARINGS = 100
 _SPARING_SECONDS = 0.01
@@ -132,7 +133,7 @@ class Target:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, exchange: Exchange) -> None:
-        connection = await self._opened()
+        connection = cast("Upstream | None", await self._opened())
         if connection is None:
             self.standing.unreachable()
             if exchange.connecting is asyncio.current_task():
@@ -153,13 +154,13 @@ class Target:
 
     async def knock(self) -> bool:
         """Whether it takes a connection, which is kept for the next exchange."""
-        connection = await self._opened()
+        connection = cast("Upstream | None", await self._opened())
         if connection is None:
             return False
         self.give_back(connection)
         return True
 
-    async def _opened(self) -> Upstream | None:
+    async def _opened(self) -> Speaker | None:
         """What other endpoints leave lying idle must not cost this one its requests."""
         state = self._state
         for _ in range(_SPARINGS):
@@ -176,13 +177,12 @@ class Target:
             await asyncio.sleep(_SPARING_SECONDS)
         return None
 
-    async def _reached(self) -> Upstream | None:
+    async def _reached(self) -> Speaker | None:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                connection = await reach(self._state, self, "http/1.1", lambda: Upstream(self))
+                return await reach(self._state, self, "http/1.1", lambda: Upstream(self))
         except TimeoutError:
             return None
-        return cast("Upstream", connection)
 
     def drop_idle(self) -> None:
         """Close the connections that carry nothing."""

@@ -24,7 +24,7 @@ class Calling(Client):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
-        self.target.calling.add(self)
+        self.target.entered(self)
         end = transport.get_extra_info("socket")
         for question in KEPT_ALIVE:
             end.setsockopt(*question)
@@ -51,7 +51,7 @@ class Calling(Client):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self.target.sessions.discard(self)
-        self.target.calling.discard(self)
+        self.target.left(self)
         if isinstance(exc, TimeoutError):  # nobody answered the kernel's questions
             self.target.standing.unreachable()
         super().connection_lost(exc)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from router.gateway.http2.calling import Calling
 from router.gateway.reaching import reach
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from router.gateway.exchange import Exchange
     from router.gateway.lane import Lane
     from router.gateway.state import State
+    from router.gateway.tls import Speaker
 
 _SAY = Limited(logging.getLogger(__name__))
 
@@ -86,23 +87,39 @@ class Http2Target(Target):
 
     async def _greeted(self) -> Calling | None:
         """A connection whose other end has shown that it speaks HTTP/2 and how many requests it takes at once."""
+        session = cast("Calling | None", await self._opened())
+        if session is not None and not session.speaks:
+            _SAY.warning("http2", "a replica does not speak HTTP/2, as its deployment says it does", replica=self.id)
+            session.close()
+            return None
+        if session is not None:
+            self.sessions.add(session)
+        return session
+
+    async def _reached(self) -> Speaker | None:
         session = Calling(self)
+        greeted = False
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await reach(self._state, self, "h2", lambda: session)
                 await session.hello.wait()
-        except (OSError, TimeoutError):
-            session.close()
+            greeted = True
+        except TimeoutError:
             return None
-        except BaseException:
-            session.close()
-            raise
-        if not session.speaks:
-            _SAY.warning("http2", "a replica does not speak HTTP/2, as its deployment says it does", replica=self.id)
-            session.close()
-            return None
-        self.sessions.add(session)
+        finally:
+            if not greeted:
+                session.close()
         return session
+
+    def entered(self, session: Calling) -> None:
+        """A connection is there."""
+        self.calling.add(session)
+        self._state.upstreams += 1
+
+    def left(self, session: Calling) -> None:
+        """A connection is closed, and its descriptor with it."""
+        self.calling.discard(session)
+        self._state.upstreams -= 1
 
     async def knock(self) -> bool:
         """Whether it takes a connection, which is kept for the next exchange."""
