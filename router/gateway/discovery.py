@@ -34,7 +34,7 @@ class Discovery:
         self._state = state
         self.endpoints: dict[str, Endpoint] = {}
         self.leaving: dict[str, Endpoint] = {}
-        """Those that were deleted and have requests inside; also one that had until its last report."""
+        """Those that were deleted, until nobody is inside and their last replica has ended: that waits for our word."""
         self._replica_sets: dict[str, EndpointReplicas] = {}
         """Endpoint → the newest, also where the revision has not been read yet or the endpoint may come back."""
         self._say = Limited(_LOG)
@@ -84,8 +84,7 @@ class Discovery:
                 self._swap()
                 known.close()
                 known.ledger.flush()
-                if known.leaving:
-                    self.leaving[event.endpoint] = known
+                self.leaving[event.endpoint] = known
             return
         endpoint = known or Endpoint(self._state, event.endpoint)
         endpoint.apply_revision(event)
@@ -104,9 +103,12 @@ class Discovery:
         if newest is not None and (event.generation, event.version) <= (newest.generation, newest.version):
             return
         self._replica_sets[event.endpoint] = event
-        endpoint = self.endpoints.get(event.endpoint) or self.leaving.get(event.endpoint)
+        endpoint = self.endpoints.get(event.endpoint)
         if endpoint is not None:
             endpoint.apply_replicas(event)
+        elif (gone := self.leaving.get(event.endpoint)) is not None:
+            gone.apply_replicas(event)
+            self._state.report_now(gone)
 
     def _swap(self) -> None:
         domain = self._state.settings.domain.lower().encode()

@@ -298,11 +298,10 @@ class _Worker:
         self._state.renew_date()
         self._state.board.renew()
         endpoints = list(self._discovery.endpoints.values())
-        self._reporter.turn(endpoints)
-        for name, endpoint in list(self._discovery.leaving.items()):
-            self._report_now(endpoint)
-            if not endpoint.leaving:
-                del self._discovery.leaving[name]
+        leaving = self._discovery.leaving
+        self._reporter.turn([*endpoints, *leaving.values()])
+        for name in [name for name, one in leaving.items() if not one.leaving and not one.replicas]:
+            del leaving[name]
         now = self._loop.time()
         if everything or now >= self._records_due:
             self._records_due = now + self._settings.record_period_seconds

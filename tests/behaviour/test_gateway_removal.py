@@ -168,3 +168,22 @@ async def test_who_is_inside_a_deleted_endpoint_is_reported_also_when_it_is_made
             release.set()
             assert (await connection.answer()).body == b"last"
         await until(lambda: not rig.demand[-1].draining, "nobody is inside")
+
+
+async def test_the_end_of_a_deleted_endpoints_replicas_waits_for_no_silence(rig: Rig) -> None:
+    async with scripted() as upstream:
+        sets = {"blue": [replica(upstream.port, replica_id="old")]}
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, sets)
+        assert (await ask(rig.port)).status == 200
+        rig.publisher.delete("demo")
+        leaving = replica(upstream.port, ReplicaState.DRAINING, "old")
+        version = rig.publisher.replicas("demo", {"blue": [leaving]})
+        await rig.applied("demo", version=version)
+        assert not rig.demand[-1].draining
+        ended = rig.publisher.replicas("demo", {})
+        await rig.applied("demo", version=ended)
+        # There is no more to be said about it.
+        await rig.publish("other", {"blue": deployment()}, {"blue": 100}, sets)
+        last = max(index for index, one in enumerate(rig.demand) if one.endpoint == "demo")
+        await until(lambda: sum(one.endpoint == "other" for one in rig.demand[last:]) >= 3, "reports go on")
+        assert {one.endpoint for one in rig.demand[last + 1 :]} == {"other"}
