@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
+
 from loadtests.waiting import free_port
 from router.gateway import handover
 from router.runtime.settings import DataLayout, GatewaySettings
@@ -34,6 +36,11 @@ async def publishing(folder: Path) -> AsyncIterator[Publisher]:
         yield publisher
     finally:
         await publisher.log.close()
+
+
+def listens(process: Process) -> bool:
+    found = psutil.Process(process.pid).net_connections("tcp")
+    return any(one.status == psutil.CONN_LISTEN for one in found)
 
 
 class Load:
@@ -145,6 +152,7 @@ async def test_what_the_old_one_has_under_way_ends_there(tmp_path: Path) -> None
             holding.send(post(b"hold"))
             await until(lambda: upstream.requests, "a request is under way")
             async with worker_process(settings) as new:
+                await until(lambda: not listens(old), "the old one has stopped accepting")
                 for _ in range(10):  # one replica is the old worker's: the new one knows
                     assert (await ask(settings.port)).status == 200
                 assert old.returncode is None
@@ -217,6 +225,7 @@ async def test_a_killed_predecessor_leaves_nothing_that_counts(tmp_path: Path) -
             holding.send(post(b"hold"))
             await until(lambda: upstream.requests, "the only place is taken")
             async with worker_process(settings):
+                await until(lambda: not listens(old), "the old one has stopped accepting")
                 waiting = asyncio.create_task(ask(settings.port))
                 await asyncio.sleep(0.2)
                 assert not waiting.done(), "the place is the old worker's"
