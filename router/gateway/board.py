@@ -47,6 +47,8 @@ class Quantity(enum.IntEnum):
     """Belongs to requests inside the worker: gone with it."""
     BALANCE = 2
     """Accounts for the past: stays."""
+    LATEST = 3
+    """The same, but of all rows the largest counts and not the sum."""
 
 
 class Board:
@@ -125,8 +127,10 @@ class Board:
             self._clear(row, holds=True)
             theirs, cells = row * COLUMNS, self.cells
             for column in range(COLUMNS):
-                if cells[theirs + column]:
-                    cells[self.row + column] += cells[theirs + column]
+                left, own = cells[theirs + column], self.row + column
+                if left:
+                    latest = self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES] == Quantity.LATEST
+                    cells[own] = max(cells[own], left) if latest else cells[own] + left
                     cells[theirs + column] = 0
             with self._table():
                 self._count(row, counts=False)

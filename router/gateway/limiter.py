@@ -74,10 +74,10 @@ class Limiter:
             what = f"{self._name}#{bucket.millirate}/{bucket.burst}/{self._state.settings.workers}/{_boot()}"
             self._columns = (f"{what}#taken", f"{what}#origin")
             self._taken_cell, self._taken_others = self._column(self._columns[0], Quantity.BALANCE)
-            self._origin_cell, self._origin_others = self._column(self._columns[1], Quantity.BALANCE)
+            self._origin_cell, self._origin_others = self._column(self._columns[1], Quantity.LATEST)
             self._bucket = bucket
-        for name in before:
-            self._state.board.let_go(name, Quantity.BALANCE)
+        for name, quantity in zip(before, (Quantity.BALANCE, Quantity.LATEST), strict=False):
+            self._state.board.let_go(name, quantity)
 
     def is_idle(self) -> bool:
         """Whether nothing is limited and nobody inside has been counted."""

@@ -13,10 +13,12 @@ from typing import Any
 import psutil
 import pytest_asyncio
 
+from loadtests.waiting import free_port
 from router.contract.events import Outcome
+from router.runtime.settings import DataLayout, GatewaySettings
 from tests.support.gateway_figures import code, refusals
 from tests.support.gateway_gate import Gate
-from tests.support.gateway_rig import PATIENCE, Rig, deployment, gateway, replica, until
+from tests.support.gateway_rig import PATIENCE, Rig, deployment, gateway, replica, until, worker_process
 from tests.support.gateway_upstream import Caller, ScriptedReplica, ask, caller, post, scripted
 from tests.support.gateway_workers import Process, one_caller_for_each_worker, publishing, workers
 
@@ -179,3 +181,46 @@ async def test_places_of_a_worker_that_was_killed_come_back(tmp_path: Path) -> N
             survivor.send(post(b"3"))
             status = (await survivor.answer()).status
         assert status == 200
+
+
+async def test_a_successor_goes_by_what_its_predecessor_let_in(tmp_path: Path) -> None:
+    gate = Gate()
+    async with publishing(tmp_path) as publisher, contextlib.AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(scripted())
+        slow = await stack.enter_async_context(scripted(gate.script))
+        for name, port, limits in (
+            ("demo", upstream.port, {"requests_per_second": 0.01, "burst": 3}),
+            ("often", upstream.port, {"requests_per_second": 7, "burst": 1}),
+            ("slow", slow.port, {}),
+        ):
+            publisher.endpoint(
+                name, {"blue": deployment(timeout_ms=60_000)}, {"blue": 100}, tidegate={"limits": limits}
+            )
+            publisher.replicas(name, {"blue": [replica(port)]})
+        await publisher.log.flush()
+        settings = GatewaySettings(data=DataLayout(tmp_path), port=free_port(), take_over=True)
+        old = await stack.enter_async_context(worker_process(settings))
+        often = post(path="/endpoints/often/score")
+        assert (await ask(settings.port, often)).status == 200
+        for _ in range(2):
+            assert (await ask(settings.port)).status == 200
+        holding = await stack.enter_async_context(caller(settings.port))
+        holding.send(post(b"x", path="/endpoints/slow/score"))
+        await until(lambda: gate.inside, "the old one has a request to finish")
+        await stack.enter_async_context(worker_process(settings))
+        await _opens(settings.port, often)
+        await asyncio.sleep(0.3)  # the bucket overflows, and both workers have their word of when
+        await _opens(settings.port, often)
+        gate.passes.release()
+        assert (await holding.answer()).status == 200
+        assert await asyncio.wait_for(old.wait(), PATIENCE) == 0
+        assert [(await ask(settings.port)).status for _ in range(2)] == [200, 429]
+        assert 1 <= int((await ask(settings.port)).headers["retry-after"]) <= 100
+        await asyncio.sleep(0.3)  # the successor has looked after what the old one left
+        await _opens(settings.port, often)
+
+
+async def _opens(port: int, request: bytes) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (await ask(port, request)).status != 200:
+        assert time.monotonic() < deadline, "it never opens again"

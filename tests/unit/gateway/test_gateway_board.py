@@ -146,10 +146,15 @@ def test_a_successor_stands_beside_its_predecessor_and_inherits_what_it_leaves(t
     assert [one.total(gauge) for one in (other, old, new)] == [4, 4, 4]
     old.cells[old.row + balance] -= 7
     new.cells[new.row + balance] += 7
+    latest = old.column("latest", Quantity.LATEST)
+    for one, value in ((other, 5), (old, 9), (new, 8)):
+        one.column("latest", Quantity.LATEST)
+        one.cells[one.row + latest] = value
     old.close()
     new.renew()
     other.renew()
     assert new.cells[new.row + balance] == 40
+    assert new.cells[new.row + latest] == 9
     assert [one.total(balance) for one in (other, new)] == [0, 0]
     assert [one.total(gauge) for one in (other, new)] == [1, 1]
     assert len(seen_by_other) == 1
