@@ -12,7 +12,7 @@ from router.contract.rules import Pattern, field_rules, matching, ranged, refuse
 MOST_CLASSES = 8
 CLASS_PATTERN = re.compile("[a-z0-9](?:-?[a-z0-9])*")
 CLASS_ALLOWED = "lower-case letters, digits and single dashes, at most 32"
-_CLASS_LENGTH = 32
+CLASS_LENGTH = 32
 _FIELD = Pattern(re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"), "the name of a header")
 
 
@@ -53,7 +53,7 @@ class Priorities:
         several = 2 <= len(self.classes) <= MOST_CLASSES
         problems.append(rule(several, "classes", f"2 to {MOST_CLASSES} names, the highest first", list(self.classes)))
         for index, name in enumerate(self.classes):
-            fits = len(name) <= _CLASS_LENGTH and CLASS_PATTERN.fullmatch(name) is not None
+            fits = len(name) <= CLASS_LENGTH and CLASS_PATTERN.fullmatch(name) is not None
             problems.append(rule(fits, f"classes.{index}", CLASS_ALLOWED, name))
             problems.append(rule(name not in self.classes[:index], f"classes.{index}", "every class once", name))
         known = self.default is None or self.default in self.classes

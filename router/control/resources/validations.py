@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.contract.limits import CLASS_ALLOWED, CLASS_PATTERN, MOST_CLASSES
+from router.contract.limits import CLASS_ALLOWED, CLASS_LENGTH, CLASS_PATTERN, MOST_CLASSES
 from router.contract.rules import NAME, NAME_LENGTH
 from router.contract.specs import KUBERNETES_ONLY, MANAGED_ONLY
 from router.control.changes import MAX_DEPLOYMENTS
@@ -138,7 +138,7 @@ ENDPOINT: tuple[Rule, ...] = (
     Rule("spec.tidegate.priorities.classes", "self.all(c, self.exists_one(other, other == c))", "every class once"),
     Rule(
         "spec.tidegate.priorities.classes",
-        f"self.all(c, size(c) <= 32 && c.matches('^{CLASS_PATTERN.pattern}$'))",
+        f"self.all(c, c.matches('^{CLASS_PATTERN.pattern}$'))",
         CLASS_ALLOWED,
     ),
 )
@@ -247,6 +247,8 @@ BOUNDS: tuple[Bound, ...] = (
     Bound("spec.mirror_traffic", "maxProperties", MAX_DEPLOYMENTS),
     Bound("spec.tidegate.mirror", "maxItems", MAX_DEPLOYMENTS),
     Bound("spec.tidegate.priorities.classes", "maxItems", MOST_CLASSES),
+    Bound("spec.tidegate.priorities.classes.*", "maxLength", CLASS_LENGTH),
+    Bound("spec.tidegate.priorities.default", "maxLength", CLASS_LENGTH),
     Bound("spec.identity.user_assigned_identities", "maxItems", MAX_KEYS),
     Bound("spec.environment_variables", "maxProperties", 4 * MAX_KEYS),
     Bound("spec.code_configuration.scoring_script", "maxLength", 1024),
@@ -271,5 +273,6 @@ def validate(schema: Schema, rules: Iterable[Rule]) -> None:
 def _at(schema: Schema, path: str) -> dict[str, Any] | None:
     found: Any = schema
     for name in path.split(".") if path else ():
-        found = found.get("properties", {}).get(name) if isinstance(found, Mapping) else None
+        if isinstance(found, Mapping):
+            found = found.get("items") if name == "*" else found.get("properties", {}).get(name)
     return found if isinstance(found, dict) else None
