@@ -202,9 +202,8 @@ _CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]
 
 def _lifecycle(where: Routes, rules: PodRules) -> Manifest:
     probes = where.probes
-    over = {"scheme": "HTTPS"} if probes.secure else {}
-    ready = {"path": where.readiness_path, "port": where.readiness_port, **over}
-    alive = {"path": where.liveness_path, "port": where.liveness_port, **over}
+    ready = _question(where, where.readiness_path, where.readiness_port)
+    alive = _question(where, where.liveness_path, where.liveness_port)
     patience = math.ceil(startup_seconds(probes.readiness, probes.startup))
     first = probes.startup or probes.readiness
     made: Manifest = {
@@ -212,21 +211,28 @@ def _lifecycle(where: Routes, rules: PodRules) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         # Asked every second at first, because a caller may be waiting; the document's periods hold from then on.
         "startupProbe": {
-            "httpGet": ready if probes.startup is None else alive,
+            **(ready if probes.startup is None else alive),
             "periodSeconds": 1,
             "timeoutSeconds": _whole(first.timeout),
             "failureThreshold": max(1, patience),
         },
         "readinessProbe": {
-            "httpGet": ready,
+            **ready,
             **_times(probes.readiness),
             "successThreshold": probes.readiness.success_threshold,
         },
-        "livenessProbe": {"httpGet": alive, **_times(probes.liveness)},
+        "livenessProbe": {**alive, **_times(probes.liveness)},
     }
     if rules.pre_stop_seconds > 0:
         made["lifecycle"] = {"preStop": {"sleep": {"seconds": rules.pre_stop_seconds}}}
     return made
+
+
+def _question(where: Routes, path: str, port: int) -> Manifest:
+    if where.probes.http2 and port == where.scoring_port:
+        return {"tcpSocket": {"port": port}}  # kubelets ask in HTTP/1.1, which nobody speaks there
+    over = {"scheme": "HTTPS"} if where.probes.secure else {}
+    return {"httpGet": {"path": path, "port": port, **over}}
 
 
 def _times(probe: Probe) -> dict[str, int]:

@@ -90,7 +90,14 @@ def read_record(folder: Path) -> Record | None:
         of = {side: Probe(**probes[side]) for side in ("readiness", "liveness")}
         startup = None if probes["startup"] is None else Probe(**probes["startup"])
         paths = probes["readiness_path"], probes["liveness_path"]
-        found = Probes(*paths, of["readiness"], of["liveness"], startup, secure=probes.get("secure", False))
+        found = Probes(
+            *paths,
+            of["readiness"],
+            of["liveness"],
+            startup,
+            secure=probes.get("secure", False),
+            http2=probes.get("http2", False),
+        )
         return Record(**fields, probes=found)
     except (OSError, ValueError, KeyError, TypeError):
         return None

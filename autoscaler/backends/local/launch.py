@@ -46,6 +46,8 @@ class Probes:
     startup: Probe | None = None
     secure: bool = False
     """Whether they are asked over TLS."""
+    http2: bool = False
+    """Whether the server speaks nothing but HTTP/2: where it has no port for probes, it is asked whether it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ def probes(document: Mapping[str, Any]) -> Probes:
         _probe(document.get("liveness_probe")),
         None if startup is None else _probe(startup),
         secure=section(document, "tidegate").get("scheme") == "https",
+        http2=section(document, "tidegate").get("protocol") == "http2",
     )
 
 

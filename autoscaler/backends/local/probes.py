@@ -9,6 +9,7 @@ import ssl
 from dataclasses import dataclass
 
 from router.contract.specs import Probe
+from router.runtime.http2.frames import HEADER_BYTES, PREFACE, SETTINGS, frame
 
 _DRAIN_SECONDS = 0.05
 
@@ -56,6 +57,31 @@ async def answers(host: str, port: int, path: str, timeout_seconds: float, *, se
         return False
 
 
+async def greets(host: str, port: int, timeout_seconds: float, *, secure: bool = False) -> bool:
+    """Whether HTTP/2 is spoken there: a server of gRPC has no route that could be asked for, but it tells its settings."""
+    context = _unasked("h2") if secure else None
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            try:
+                writer.write(PREFACE + frame(SETTINGS, 0, 0))
+                head = await reader.readexactly(HEADER_BYTES)
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    return head[3] == SETTINGS
+
+
+def _unasked(protocol: str) -> ssl.SSLContext:
+    """TLS with whoever it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
+    return context
+
+
 def _question(host: str, port: int, path: str) -> bytes:
     head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: tidegate-probe\r\nConnection: close\r\n\r\n"
     return head.encode()
@@ -68,10 +94,7 @@ def _is_good(data: bytes) -> bool:
 
 
 async def _get_over_tls(host: str, port: int, path: str) -> bool:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    reader, writer = await asyncio.open_connection(host, port, ssl=_unasked("http/1.1"))
     try:
         writer.write(_question(host, port, path))
         return _is_good(await reader.readline())

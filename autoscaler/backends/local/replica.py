@@ -20,7 +20,7 @@ from autoscaler.backends.base import ObservedReplica
 from autoscaler.backends.local.adoption import end_processes, put_away
 from autoscaler.backends.local.folder import Record, connect, lives
 from autoscaler.backends.local.logs import plain_tail
-from autoscaler.backends.local.probes import Streak, answers, pause_seconds, startup_seconds
+from autoscaler.backends.local.probes import Streak, answers, greets, pause_seconds, startup_seconds
 from router.contract.events import ReplicaState
 from router.contract.specs import Probe
 
@@ -186,14 +186,14 @@ class Replica:
             group.create_task(self._liveness(port), name=f"liveness {self.record.id}")
 
     async def _until_ready(self, port: int, started_ns: int) -> bool:
-        probes, host = self.record.probes, self.record.host
+        probes = self.record.probes
         patience = startup_seconds(probes.readiness, probes.startup)
         started_up = probes.startup is None
         streak = Streak(probes.readiness)
         while True:
             path = probes.readiness_path if started_up else probes.liveness_path
             probe = probes.readiness if probes.startup is None or started_up else probes.startup
-            ok = await answers(host, port, path, probe.timeout, secure=probes.secure)
+            ok = await self._answers(port, path, probe)
             if not started_up:
                 started_up = ok
             elif streak.passed(ok):
@@ -232,7 +232,10 @@ class Replica:
                 self.on_change()
 
     async def _answers(self, port: int, path: str, probe: Probe) -> bool:
-        return await answers(self.record.host, port, path, probe.timeout, secure=self.record.probes.secure)
+        probes, host = self.record.probes, self.record.host
+        if probes.http2:
+            return await greets(host, port, probe.timeout, secure=probes.secure)
+        return await answers(host, port, path, probe.timeout, secure=probes.secure)
 
     async def _liveness(self, port: int) -> None:
         probe = self.record.probes.liveness

@@ -91,6 +91,16 @@ def test_a_users_image_runs_as_it_is_on_its_own_ports() -> None:
     assert "runAsNonRoot" not in made(BYOC, allow_root=True)["spec"]["securityContext"]
 
 
+def test_a_server_of_http_2_is_asked_where_it_speaks_http_1_and_else_for_a_connection() -> None:
+    found = server(made({**BYOC, "tidegate": {"protocol": "http2"}}))
+    assert found["readinessProbe"]["httpGet"] == {"path": "/ready", "port": 8502}
+    config = {**BYOC["environment"]["inference_config"], "readiness_route": {"path": "/ready", "port": 8503}}
+    environment = {**BYOC["environment"], "inference_config": config}
+    found = server(made({**BYOC, "environment": environment, "tidegate": {"protocol": "http2"}}))
+    assert found["readinessProbe"]["tcpSocket"] == {"port": 8503}
+    assert "httpGet" not in found["readinessProbe"]
+
+
 def test_a_command_gets_its_port_and_keeps_its_dollars() -> None:
     document = {"environment": {"image": "x"}, "tidegate": {"command": ["serve", "$(A)", "--port={port}"]}}
     assert server(made(document))["command"] == ["serve", "$$(A)", "--port=5001"]

@@ -121,7 +121,9 @@ def test_probes_have_azures_defaults_and_the_custom_routes() -> None:
         "readiness_probe": {"period": 3},
         "startup_probe": {"failure_threshold": 99},
     }
+    assert probes({"tidegate": {"protocol": "http2"}}).http2
     found = probes(document)
+    assert not found.http2
     assert (found.readiness_path, found.liveness_path) == ("/ready", "/live")
     assert found.readiness.period == 3
     assert found.startup == Probe(failure_threshold=99)
