@@ -140,7 +140,7 @@ class Exchange:
     def _begins_in_time(self, deadline: int) -> bool:
         """Take the caller's deadline (Unix nanoseconds; 0: it was something else that looked like one); refuse if it has passed."""
         if deadline:
-            self.expires = min(NEVER, deadline - unix_ns(0))
+            self.expires = min(self.expires, deadline - unix_ns(0))
         if self.expires > self.arrival:
             return True
         self.refuse(Refusal.DEADLINE_PAST, "x-request-deadline had passed when the request came")

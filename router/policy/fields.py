@@ -29,6 +29,11 @@ _NOT_AT_THE_END = frozenset(
      b"proxy-authorization", b"set-cookie", b"te", b"trailer")
 )  # fmt: skip
 """Fields that no trailer section may have (RFC 9110, 6.5.1), besides those between neighbours."""
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS = {
+    b"H": 3600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1,
+}  # fmt: skip
+_MOST_UNITS = 99_999_999
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
@@ -67,7 +72,7 @@ _RESPONSE_PSEUDO = frozenset((b":status",))
 class Request:
     """A caller's request, as a head of HTTP/1.1 with its closing empty line."""
 
-    __slots__ = ("grpc", "head", "is_head", "length")
+    __slots__ = ("grpc", "head", "is_head", "length", "timeout_ns")
 
     def __init__(self, fields: list[Field], *, ended: bool) -> None:
         """`ended`: no data follows. Raises `BadHead`."""
@@ -79,6 +84,8 @@ class Request:
         self.length: int | None = None
         """Announced."""
         self.grpc = False
+        self.timeout_ns = 0
+        """How long its caller waits for a call of gRPC; 0: it does not say."""
         host: bytes | None = None
         cookies: list[bytes] = []
         lines: list[bytes] = []
@@ -96,7 +103,10 @@ class Request:
                 if value.lower() != b"trailers":
                     raise BadHead("TE other than trailers")
             else:
-                self.grpc |= name == b"content-type" and is_grpc(value)
+                if name == b"content-type":
+                    self.grpc |= is_grpc(value)
+                elif name == b"grpc-timeout":
+                    self.timeout_ns = timeout_ns_of(value)
                 lines += (name, b": ", value, b"\r\n")
         if cookies:
             lines += (b"cookie: ", b"; ".join(cookies), b"\r\n")
@@ -139,6 +149,23 @@ def _authority(authority: bytes | None, host: bytes | None) -> bytes:
     if not found or not is_host(found):
         raise BadHead("neither :authority nor Host is a name or an address")
     return found
+
+
+def timeout_ns_of(value: bytes) -> int:
+    """A `grpc-timeout` in nanoseconds. Raises `BadHead`."""
+    found = _TIMEOUT.fullmatch(value)
+    if found is None:
+        raise BadHead("grpc-timeout is no number of at most eight digits with one of H, M, S, m, u, n behind it")
+    return max(1, int(found[1]) * _UNITS[found[2]])
+
+
+def timeout_of(left_ns: int) -> bytes:
+    """The same as a value, not longer than that."""
+    for unit in (b"u", b"m", b"S"):
+        count = left_ns // _UNITS[unit]
+        if count <= _MOST_UNITS:
+            return b"%d%b" % (max(1, count), unit)
+    return b"%dS" % _MOST_UNITS
 
 
 def is_grpc(content_type: bytes) -> bool:

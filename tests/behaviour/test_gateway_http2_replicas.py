@@ -289,3 +289,24 @@ async def test_an_answer_before_the_end_of_the_request_is_the_answer(rig: Rig, u
         peer.data(stream, b"x")
         assert (await peer.answer(stream)).status == 424
         await until(lambda: upstream.asked[0].reset is not None, "that the replica gets no more of it")
+
+
+async def test_a_call_of_grpc_is_given_what_is_left_of_its_time(rig: Rig, upstream: Http2Replica) -> None:
+    async with http2(rig.port) as peer:
+        fields = [*request(), (b"content-type", b"application/grpc"), (b"grpc-timeout", b"5S")]
+        assert (await peer.answer(peer.begin(fields, ended=True))).status == 200
+    told = upstream.asked[0].field(b"grpc-timeout")
+    assert told is not None
+    assert 1_000_000 < int(told.removesuffix(b"u")) < 5_000_000
+
+
+async def test_a_call_whose_time_is_over_is_ended_by_the_gateway_too(rig: Rig, upstream: Http2Replica) -> None:
+    async def script(connection: Connection, asked: Asked) -> None:
+        await asyncio.Event().wait()
+
+    upstream.script = script
+    async with http2(rig.port) as peer:
+        fields = [*request(), (b"content-type", b"application/grpc"), (b"grpc-timeout", b"200m")]
+        got = await peer.answer(peer.begin(fields, ended=True))
+        assert (got.status, got.trailer("grpc-status"), got.ended) == (200, "4", True)
+    await until(lambda: upstream.asked[0].reset == 8, "that the replica is told")

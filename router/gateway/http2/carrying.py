@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, cast
 
 from router.gateway.ends import Far
 from router.gateway.http2 import grpc
 from router.gateway.http2.stream import Stream
+from router.gateway.timers import NEVER
 from router.policy.chunked import Decoder
-from router.policy.fields import answer_head, trailers
+from router.policy.fields import answer_head, timeout_of, trailers
 from router.policy.headers import BadHead
 from router.policy.retrying import Failure
 from router.runtime.http2 import packing
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from router.gateway.http2.target import Http2Target
 
 _LOG = logging.getLogger(__name__)
+_TIMEOUT = b"\r\ngrpc-timeout: "
 _MOST_INTERIM = 32
 """Interim answers to one request; they prolong no deadline, but each is work."""
 
@@ -180,6 +183,12 @@ class Asking(Channel):
             self.send(body, b"" if self._decoder.done else None)
 
     def _head(self, head: bytes) -> None:
+        exchange = self._far.exchange
+        if exchange is not None and exchange.expires < NEVER and _TIMEOUT in head:
+            # It is a duration, and some of it has passed.
+            before, _, behind = head.partition(_TIMEOUT)
+            left = timeout_of(max(1, exchange.expires - time.monotonic_ns()))
+            head = b"".join((before, _TIMEOUT, left, behind[behind.index(b"\r\n") :]))
         block, length = packing.request(head)
         cast("Calling", self.session).number(self)
         self._decoder = Decoder() if length < 0 else None

@@ -146,6 +146,8 @@ class Serving(Session):
         else:
             after_peer = call.after_peer
         exchange = self._exchange(near, call, after_peer)
+        if request.timeout_ns:
+            exchange.expires = exchange.arrival + request.timeout_ns
         if call.refusal is Refusal.BAD_REQUEST:
             exchange.refuse(call.refusal, call.message)
         else:

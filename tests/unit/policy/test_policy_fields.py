@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.policy.fields import Request, answer_head, is_grpc, trailers
+from router.policy.fields import Request, answer_head, is_grpc, timeout_ns_of, timeout_of, trailers
 from router.policy.headers import BadHead
 from router.runtime.http2.flooding import Allowance
 
@@ -79,3 +79,21 @@ def test_an_allowance_is_spent_and_fills_up_with_time_and_with_what_is_earned() 
     assert not allowance.spend(2_000_000_000)
     allowance.earn(100)
     assert [allowance.spend(2_000_000_000) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("value", "ns"), [(b"1n", 1), (b"2u", 2000), (b"30m", 30_000_000), (b"1S", 10**9), (b"1M", 60 * 10**9)]
+)
+def test_a_timeout_of_grpc_is_read(value: bytes, ns: int) -> None:
+    assert timeout_ns_of(value) == ns
+
+
+@pytest.mark.parametrize("value", [b"", b"1", b"S", b"-1S", b"1.5S", b"123456789S", b"1s", b"1 S"])
+def test_a_timeout_that_is_none(value: bytes) -> None:
+    with pytest.raises(BadHead):
+        timeout_ns_of(value)
+
+
+@pytest.mark.parametrize("left", [1, 999, 1000, 99_999_999_000, 100_000_000_000, 10**15, 10**18])
+def test_what_is_left_of_a_timeout_is_never_written_longer(left: int) -> None:
+    assert timeout_ns_of(timeout_of(left)) <= max(left, 1000)
