@@ -91,9 +91,10 @@ def too_large(endpoint: Endpoint) -> str:
     return f"the request's body is larger than {endpoint.max_body} bytes"
 
 
-def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http") -> Call:
-    """The call that the head `raw` (with its closing empty line) makes on a connection of `scheme`."""
+def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http", received: str = "") -> Call:
+    """The call that the head `raw` (with its closing empty line) makes on a connection of `scheme`; `received`: see there."""
     head = RequestHead()
+    head.received = received
     parser = HttpRequestParser(head)
     try:
         with contextlib.suppress(HttpParserUpgrade):  # the head was read all the same
@@ -121,11 +122,12 @@ def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http") -> Call:
 class Calls:
     """The calls that were judged lately. `whole` has them by all their bytes."""
 
-    __slots__ = ("_bases", "_lines", "_scheme", "whole")
+    __slots__ = ("_bases", "_lines", "_received", "_scheme", "whole")
 
-    def __init__(self, scheme: bytes = b"http") -> None:
-        """`scheme`: what callers speak, `http` or `https`."""
+    def __init__(self, scheme: bytes = b"http", received: str = "") -> None:
+        """`scheme`: what callers speak, `http` or `https`; `received`: the version, where heads are made of another one."""
         self._scheme = scheme
+        self._received = received
         self.whole: dict[bytes, Call] = {}
         self._bases: dict[bytes, Call] = {}
         """By the lines that have come before, without those of one request only."""
@@ -140,7 +142,7 @@ class Calls:
     def find(self, raw: bytes, table: Table[Endpoint]) -> tuple[Call, int, bytes]:
         """(call, length of the body, end of the head for the replica) of the head `raw`, which `whole` does not have."""
         if len(raw) > LONGEST:
-            call = judge(raw, table, self._scheme)
+            call = judge(raw, table, self._scheme, self._received)
             return call, call.length, call.after_peer
         lines = raw[:-4].split(b"\r\n")
         known = self._lines
@@ -150,7 +152,7 @@ class Calls:
             found = self._beside(lines[:], fresh, table)
             if found is not None:
                 return found
-        call = judge(raw, table, self._scheme)
+        call = judge(raw, table, self._scheme, self._received)
         if call.refusal is not Refusal.BAD_REQUEST and call.websocket is None:  # its key never comes twice
             if len(self.whole) >= MOST:
                 self.whole.clear()
@@ -185,7 +187,7 @@ class Calls:
     def _base(self, lines: bytes, table: Table[Endpoint]) -> Call:
         base = self._bases.get(lines)
         if base is None:
-            base = judge(lines + b"\r\n\r\n", table, self._scheme)
+            base = judge(lines + b"\r\n\r\n", table, self._scheme, self._received)
             if len(self._bases) >= MOST:
                 self._bases.clear()
             self._bases[lines] = base

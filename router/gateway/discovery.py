@@ -57,6 +57,7 @@ class Discovery:
         """Take one message."""
         # Keys, hosts and names may change with it.
         self._state.calls.clear()
+        self._state.http2_calls.clear()
         try:
             if message.topic == SPECS:
                 self._revision(decode_specs(message.value))

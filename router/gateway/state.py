@@ -105,6 +105,7 @@ class State:
         """The same a moment later, with what comes meanwhile: requests begin to queue."""
         self.table: Table[Endpoint] = Table({}, {})
         self.calls = Calls(settings.scheme.encode())
+        self.http2_calls = Calls(settings.scheme.encode(), "2")
         self.answers: dict[bytes, Answer] = {}
         self.connections: set[Connection] = set()
         self.tunnels: set[Tunnel] = set()

@@ -169,7 +169,7 @@ class RequestHead:
 
     __slots__ = (
         "_connection", "_transfer_encodings", "_version", "authorization", "client_id", "content_length", "deadline", "deployment",
-        "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "target", "trace",
+        "expects_continue", "forwarded_for", "forwarded_proto", "host", "hosts", "lines", "received", "target", "trace",
         "unsupported_expectation", "upgrade", "user_agent", "via",
     )  # fmt: skip
 
@@ -196,6 +196,8 @@ class RequestHead:
         self._transfer_encodings: bytes | None = None
         self._connection: set[bytes] | None = None
         self._version = "1.1"
+        self.received = ""
+        """The version in which it really came, where this is another one made of it."""
 
     def on_url(self, piece: bytes) -> None:
         """The request target."""
@@ -306,7 +308,12 @@ class RequestHead:
         first = [method, b" ", target, b" HTTP/1.1\r\nhost: ", self.host or PSEUDONYM, b"\r\n", *self.lines]
         if self.client_id:
             first += (b"x-ms-client-request-id: ", self.client_id, b"\r\n")
-        first += (b"via: ", _via(self.via, self._version), b"\r\nx-forwarded-proto: ", self.forwarded_proto or b"http")
+        first += (
+            b"via: ",
+            _via(self.via, self.received or self._version),
+            b"\r\nx-forwarded-proto: ",
+            self.forwarded_proto or b"http",
+        )
         first.append(b"\r\nx-request-id: ")
         rest = b"\r\n"
         if self.content_length is not None:

@@ -57,6 +57,7 @@ async def test_a_request_reaches_the_replica_as_http_1_and_its_answer_the_caller
     assert (sent.header("host"), sent.header("x-one"), sent.header("cookie")) == ("gateway", "1", "a=1; b=2")
     assert sent.header("x-request-id") == got.field("x-request-id")
     assert sent.header("authorization") is None
+    assert sent.header("via") == "2 tidegate"
     assert sent.header("content-length") == "5"
 
 

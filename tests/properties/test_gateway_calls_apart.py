@@ -90,9 +90,9 @@ def test_taken_apart_or_whole_a_head_means_the_same(history: list[bytes]) -> Non
 def test_heads_that_differ_in_one_plain_field_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = []
 
-    def counted(raw: bytes, table: Table[Endpoint]) -> Call:
+    def counted(raw: bytes, table: Table[Endpoint], scheme: bytes, received: str) -> Call:
         judged.append(raw)
-        return judge(raw, table)
+        return judge(raw, table, scheme, received)
 
     monkeypatch.setattr(calls_module, "judge", counted)
     calls = Calls()

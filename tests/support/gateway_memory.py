@@ -269,8 +269,9 @@ class MemoryGateway:
 
     def forget(self) -> None:
         """Judge every head anew, so that nothing depends on what came before."""
-        self.state.calls.clear()
-        self.state.calls._lines.clear()
+        for calls in (self.state.calls, self.state.http2_calls):
+            calls.clear()
+            calls._lines.clear()
         self.state.answers.clear()
 
 

@@ -139,10 +139,10 @@ class Serving(Session):
         state = self._state
         near.answering.is_head = request.is_head
         near.grpc = request.grpc
-        call = state.calls.whole.get(request.head)
+        call = state.http2_calls.whole.get(request.head)
         after_peer = b""
         if call is None:
-            call, _, after_peer = state.calls.find(request.head, state.table)
+            call, _, after_peer = state.http2_calls.find(request.head, state.table)
         else:
             after_peer = call.after_peer
         exchange = self._exchange(near, call, after_peer)
