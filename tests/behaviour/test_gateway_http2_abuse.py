@@ -162,6 +162,13 @@ async def test_data_of_nothing_on_a_request(peer: Http2Caller) -> None:
     assert await flood(peer, lambda: peer.data(stream, b"")) == CALM
 
 
+async def test_room_for_a_byte_at_a_time(rig: Rig) -> None:  # CVE-2019-9511
+    async with http2(rig.port, settings={4: 0}, window=False) as peer:
+        stream = peer.begin([*asked(), (b"content-length", b"50000")])
+        await peer.upload(stream, b"x" * 50_000)
+        assert await flood(peer, lambda: peer.give(stream, 1)) == CALM
+
+
 async def test_a_field_that_is_small_packed_and_huge_unpacked(peer: Http2Caller) -> None:
     bomb = hpack.Encoder().encode([*asked(), (b"x-bomb", b"y" * 4000)])
     peer.send(HeadersFrame(1, bomb + b"\xbe" * 10_000, flags=["END_HEADERS", "END_STREAM"]))
