@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from router.contract.codec import decode_profile
 from router.contract.events import Flag, Outcome
-from router.gateway.exchange import ANSWERING, WAITING, Exchange
+from router.gateway.exchange import ANSWERING, SENT, WAITING, Exchange
 from router.gateway.records import unix_ns
 from router.gateway.spans import CLIENT, MOST_KEPT, SERVER, event, fraction, span_bytes, text, whole
 from router.policy.trace_context import SAMPLED, Parent, fields_of, taken_out
@@ -32,6 +32,7 @@ _RANDOM = 2
 """Flag: the trace id is random."""
 _WAITED, _HTTP2 = int(Flag.WAITED), int(Flag.HTTP2)
 _SERVER_ERROR, _CLIENT_ERROR = 500, 400
+_LOST = text("tidegate.hedge", "lost")
 _OUTCOMES = {int(outcome): outcome.name.lower() for outcome in Outcome}
 
 
@@ -95,10 +96,14 @@ class TracedExchange(Exchange):
         "_attempt",
         "_attempt_target",
         "_attempts",
+        "_began",
         "_events",
         "_failed_at",
         "_failure",
         "_fields",
+        "_hedge",
+        "_hedge_began",
+        "_hedge_target",
         "_parent",
         "_span",
         "_trace",
@@ -121,6 +126,11 @@ class TracedExchange(Exchange):
         """Span of the try that is under way."""
         self._attempts = 0
         self._attempt_target: Target | None = None
+        self._began = 0
+        self._hedge = 0
+        """Span of the same request at a second replica, as long as it is not known which of the two answers."""
+        self._hedge_target: Target | None = None
+        self._hedge_began = 0
         self._failure = ""
         self._failed_at = 0
         self._events: list[str] = []
@@ -156,9 +166,30 @@ class TracedExchange(Exchange):
         self._attempt = random.getrandbits(64) or 1
         self._attempts += 1
         self._attempt_target = target
-        context = fields_of(self._trace, self._attempt, self._trace_flags, self._trace_state)
-        self._after_peer = context + self._fields
+        self._began = time.monotonic_ns()
+        self._after_peer = self._context(self._attempt) + self._fields
         super().dispatch(target)
+
+    def _context(self, span: int) -> bytes:
+        return fields_of(self._trace, span, self._trace_flags, self._trace_state)
+
+    def repeat(self, up: Far) -> None:
+        """The second replica's parent is a span of its own."""
+        self._hedge = random.getrandbits(64) or 1
+        self._hedge_target = up.target
+        self._hedge_began = time.monotonic_ns()
+        first = self._after_peer
+        self._after_peer = self._context(self._hedge) + self._fields
+        super().repeat(up)
+        self._after_peer = first
+
+    def move_to(self, target: Target, up: Far) -> Target:
+        """The second replica's is the try that counts; the first one's has failed or was too slow."""
+        self._close_attempt(self._failed_at or time.monotonic_ns(), lost=not self._failed_at)
+        self._attempt, self._attempt_target, self._began = self._hedge, self._hedge_target, self._hedge_began
+        self._attempts += 1
+        self._hedge_target = None
+        return super().move_to(target, up)
 
     def _note_wait(self, now: int) -> None:
         waited = fraction("tidegate.queue_ms", (now - self.arrival) / 1e6)
@@ -174,6 +205,9 @@ class TracedExchange(Exchange):
         self._failure = failure.name.lower()
         self._failed_at = time.monotonic_ns()
         super().upstream_failed(failure)
+        if self._hedge_target is not None and self._failed_at and self.up is not None and self.stage == SENT:
+            self._close_hedge(self._failed_at, self._failure)  # the first goes on alone
+            self._failure, self._failed_at = "", 0
 
     def _end(self, *, close: bool, cut: bool = False, now: int = 0) -> None:
         now = now or time.monotonic_ns()
@@ -181,11 +215,20 @@ class TracedExchange(Exchange):
         super()._end(close=close, cut=cut, now=now)
         if self._trace_flags & SAMPLED:
             # Where it broke off is the try's end; after that the gateway has only said so.
+            self._close_hedge(self.first_byte or now, "")
             self._close_attempt(self._failed_at or now, answered=answering)
             self._offer_server_span(now)
 
-    def _close_attempt(self, end: int, *, answered: bool = False) -> None:
-        """Make the span of the try that is under way. `answered`: it was, at least in part."""
+    def _close_hedge(self, end: int, error: str) -> None:
+        """Make the span of the try at a second replica that came to nothing."""
+        target, self._hedge_target = self._hedge_target, None
+        if target is not None and self._trace_flags & SAMPLED:
+            more = "" if error else "," + _LOST
+            attributes = self._attempt_attributes(target, 0, error, self._attempts) + more
+            self._offer_attempt(self._hedge, self._hedge_began, end, attributes, events="", error=error)
+
+    def _close_attempt(self, end: int, *, answered: bool = False, lost: bool = False) -> None:
+        """Make the span of the try that is under way. `answered`: it was, at least in part; `lost`: another one was sooner."""
         target, attempt = self._attempt_target, self._attempt
         self._attempt_target, self._attempt = None, 0
         failure, self._failure, failed_at, self._failed_at = self._failure, "", self._failed_at, 0
@@ -195,20 +238,25 @@ class TracedExchange(Exchange):
         status = self._model_status if answered else 0
         if not error and status >= _CLIENT_ERROR:
             error = str(status)
-        elif not error and not status:
+        elif not error and not status and not lost:
             error = _OUTCOMES[self._outcome]
         events = event(unix_ns(self.first_byte), "tidegate.first_byte", "") if answered and self.first_byte else ""
+        attributes = self._attempt_attributes(target, status, error, self._attempts - 1)
+        self._offer_attempt(
+            attempt, self._began, end, attributes + ("," + _LOST if lost else ""), events=events, error=error
+        )
+
+    def _offer_attempt(self, span: int, began: int, end: int, attributes: str, *, events: str, error: str) -> None:
         lane = self.lane
         name = f"{self.call.method.decode('latin-1')} {lane.name if lane is not None else ''}".rstrip()
         self._tracer.offer(
             span_bytes(
-                self._trace, attempt, self._span, self._trace_state, self._trace_flags, name=quoted(name), kind=CLIENT,
-                start_ns=unix_ns(self.dispatched), end_ns=unix_ns(end or self.dispatched),
-                attributes=self._attempt_attributes(target, status, error), events=events, error=error,
+                self._trace, span, self._span, self._trace_state, self._trace_flags, name=quoted(name), kind=CLIENT,
+                start_ns=unix_ns(began), end_ns=unix_ns(end or began), attributes=attributes, events=events, error=error,
             )
         )  # fmt: skip
 
-    def _attempt_attributes(self, target: Target, status: int, error: str) -> str:
+    def _attempt_attributes(self, target: Target, status: int, error: str, before: int) -> str:
         host, port = target.address
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         attributes = self._tracer.of_target(target)
@@ -216,8 +264,8 @@ class TracedExchange(Exchange):
         attributes += "," + text("url.full", f"http://{where}{_path(self.call)}")
         if status:
             attributes += "," + whole("http.response.status_code", status)
-        if self._attempts > 1:
-            attributes += "," + whole("http.request.resend_count", self._attempts - 1)
+        if before > 0:
+            attributes += "," + whole("http.request.resend_count", before)
         if self._connecting_ns:
             attributes += "," + fraction("tidegate.connect_ms", self._connecting_ns / 1e6)
         if error:

@@ -15,7 +15,7 @@ from router.contract.events import Flag
 from router.runtime import otlp
 from tests.support.collector import Collector, collector
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
-from tests.support.gateway_upstream import Request, ScriptedReplica, answer, ask, caller, echo, post, scripted
+from tests.support.gateway_upstream import Request, ScriptedReplica, answer, ask, caller, echo, gone, post, scripted
 from tests.support.http2_caller import http2
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -226,3 +226,44 @@ async def test_a_stream_of_http2_is_a_request_like_any_other(
     assert sent == {f"00-{TRACE}-{one.span}-01" for one in there.of(CLIENT)}
     await until(lambda: len(rig.records) == 2, "their records")
     assert all(Flag.HTTP2 in one.flags for one in rig.records)
+
+
+@pytest.mark.parametrize("first", ["slow", "dies", "wins"])
+async def test_a_second_replica_has_a_span_of_its_own(tmp_path: Path, there: Collector, first: str) -> None:
+    both = asyncio.Event()
+    got: list[Request] = []
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        await request.read_body()
+        got.append(request)
+        number = len(got)
+        if number == 2:
+            both.set()
+        await both.wait()
+        if first == "dies" and number == 2:
+            await until(lambda: there.of(CLIENT), "the end of the first is known")
+        if first != ("slow" if number == 1 else "wins"):
+            if first == "dies" and number == 1:
+                writer.transport.abort()
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+        else:
+            await gone(request.reader)
+
+    async with (
+        scripted(script) as one,
+        scripted(script) as other,
+        gateway(tmp_path, otlp=there.url, trace_share=1.0) as rig,
+    ):
+        document = deployment(tidegate={"hedging": {"after_ms": 20, "budget_percent": 100}})
+        await rig.publish("demo", {"blue": document}, {"blue": 100}, {"blue": [replica(one.port), replica(other.port)]})
+        assert (await ask(rig.port, post(b"hello"))).status == 200
+        await until(lambda: len(there.spans) == 3, "all spans")
+    (server,), (sooner, later) = there.of(SERVER), there.of(CLIENT)
+    assert (sooner.parent, later.parent) == (server.span, server.span)
+    assert [one.header("traceparent") for one in got] == [f"00-{server.trace}-{one.span}-03" for one in (sooner, later)]
+    ends = [(one.error, one.attributes.get("tidegate.hedge")) for one in (sooner, later)]
+    failed = ("died", None) if first == "dies" else (None, "lost")
+    assert ends == ([(None, None), failed] if first == "wins" else [failed, (None, None)])
+    assert later.attributes["http.request.resend_count"] == 1
+    assert server.error is None
