@@ -34,6 +34,7 @@ Settled = Callable[[Exchange, str, Outcome], None]
 class Ticket:
     """A shadow's place in the queue."""
 
+    key: LaneKey
     arrived: float
     """Loop time."""
     place: asyncio.Future[Replica] = field(repr=False)
@@ -153,7 +154,7 @@ class Dispatcher:
 
     async def _place(self, key: LaneKey, arrived: float, deadline: float) -> Replica:
         """A replica with room, in turn; raises `Refused` when the queue is full or the deadline passes first."""
-        ticket = Ticket(arrived, asyncio.get_running_loop().create_future())
+        ticket = Ticket(key, arrived, asyncio.get_running_loop().create_future())
         refusal = self.scheduler.submit(key, ticket)
         if refusal:
             raise Refused(refusal)
@@ -178,8 +179,12 @@ class Dispatcher:
             self.scheduler.withdraw(key, ticket)
 
     def _pump(self) -> None:
-        for ticket, replica in self.scheduler.start():
-            ticket.place.set_result(replica)
+        while started := self.scheduler.start():
+            for ticket, replica in started:
+                if ticket.place.done():  # given up in this very turn of the loop; who waits has yet to hear of it
+                    self.scheduler.finish(ticket.key, replica.id)
+                else:
+                    ticket.place.set_result(replica)
 
     async def _send(self, exchange: Exchange, candidate: str, replica: Replica, deadline: float) -> Answer:
         head = exchange.head

@@ -59,6 +59,18 @@ async def test_a_full_queue_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Counter(event.dropped for event in running.shadows) == {"queue_full": 7, "shutdown": 3}
 
 
+async def test_shadows_whose_time_is_up_together_leave_every_place_behind(tmp_path: Path) -> None:
+    async with candidate(hang) as green, mirror(tmp_path, {"green": 8}, timeout_seconds=0.4) as running:
+        running.serve(green=green.port)
+        await running.applied()
+        async with gateway(running.socket) as worker:
+            await worker.wait_done(*[worker.exchange(b"{}", b"{}") for _ in range(40)])
+        await running.wait_shadows(40)
+        assert "internal" not in {one.dropped for one in running.shadows}
+        running.replicas({"green": [(green.port, ReplicaState.DRAINING)]})
+        await running.until(lambda: any(dict(one.draining).get(f"green-{green.port}") == 0 for one in running.reports))
+
+
 async def test_concurrency_stays_within_what_ready_replicas_take(tmp_path: Path) -> None:
     async def slowly(request: Received, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)
