@@ -57,14 +57,12 @@ def post(
     body_bytes: int,
     cpu: int | None,
     traced: bool = False,
-    spare: bool = False,
     numbered: tuple[str, int] | None = None,
 ) -> LoadResult:
     """POST `body_bytes` again and again over keep-alive connections for `seconds`, from one thread on core `cpu`.
 
     With `traced`, every request carries a `traceparent` of its own, so that no two heads are alike; its path is then one of
-    `numbered`, a path with %d in it and how many there are, by chance. With `spare`, the client takes only what others leave
-    of the core.
+    `numbered`, a path with %d in it and how many there are, by chance.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
@@ -72,7 +70,6 @@ def post(
         request = _NEW_TRACE_EACH_TIME.format(path=path) if traced else ""
         script.write_text(_SCRIPT.format(size=body_bytes, key=key, request=request))
         pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
-        pin += ["nice", "-n", "19"] if spare else []
         command = [*pin, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", f"{_TIMEOUT_SECONDS}s"]
         command += ["-s", str(script), url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)

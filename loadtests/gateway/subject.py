@@ -129,7 +129,9 @@ def workers(
     with contextlib.ExitStack() as started:
         mirrors = []
         if mirror is not None:
-            mirrors.append(started.enter_context(role("mirror", data.root, url, through=mirror)))
+            mirrors.append(
+                started.enter_context(role("mirror", data.root, url, through=mirror, ready_seconds=ready_seconds))
+            )
         pids = []
         for number, cpu in enumerate(cpus):
             words = ["--port", str(port), "--worker", str(number), "--workers", str(len(cpus)), *flags]

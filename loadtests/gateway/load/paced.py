@@ -14,6 +14,10 @@ from loadtests.gateway.load.running import said
 Samples = npt.NDArray[np.float64]
 
 
+class Behind(RuntimeError):
+    """The answers did not keep up with the requests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Paced:
     """One run of the generator."""
@@ -48,7 +52,7 @@ def paced(
 ) -> Paced:
     """POST `body_bytes` at a constant `rate`; what was due in the first `warm_up_seconds` is not counted.
 
-    Raises RuntimeError when a request failed.
+    Raises RuntimeError when a request failed, and Behind when answers stayed away.
     """
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "samples"
@@ -56,6 +60,10 @@ def paced(
         words += ["--seconds", f"{seconds + warm_up_seconds:.3f}", "--connections", str(connections)]
         words += ["--body-bytes", str(body_bytes)]
         told = said("open_loop", *words, cpu=cpu, deadline_seconds=seconds + 60)
+        if told["missing"]:
+            raise Behind(
+                f"at {rate:,.0f}/s {told['missing']:,} of {told['count']:,} answers had not come 10 s after the end"
+            )
         if told["failed"]:
             raise RuntimeError(f"port {port}: {told['failed']} of {told['count']} answers were no 200")
         latencies, late = np.fromfile(samples).reshape(2, told["count"]) * 1e6

@@ -55,17 +55,15 @@ def micros_per_request(
     traced: bool = False,
     connections: int = CONNECTIONS,
     body_bytes: int = BODY_BYTES,
-    spare: bool = False,
     numbered: tuple[str, int] | None = None,
 ) -> float:
     """CPU of the proxy's processes per answered request, µs; fails when a single request failed.
 
-    `spare`: the client has the lowest priority. `numbered`: see `loadtests.load.post`.
+    `numbered`: see `loadtests.load.post`.
     """
     before = cpu_seconds(contender.pids)
     result = post(
         contender.url, key=KEY, seconds=seconds, connections=connections, body_bytes=body_bytes, cpu=OTHER_CORE, traced=traced,
-        spare=spare,
         numbered=numbered,
     )  # fmt: skip
     used = cpu_seconds(contender.pids) - before

@@ -7,7 +7,7 @@ what leaves every core that takes part 40 % of rest, whichever is less, found by
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loadtests.gateway.ground import OTHER_CORE, Ground, contenders
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WANTED_RATE, PROBE_RATE = 100.0, 10.0
 BUSY = 0.6
 """Most of a core that anybody may need."""
+_ARRIVED = 0.8
+"""Least share of the chunks that must arrive for a verdict."""
 _SETTLE_SECONDS = 0.5
 
 
@@ -56,11 +58,16 @@ def rows(ground: Ground) -> list[Row]:
         with source(folder / "source", port, 1 / rate, OTHER_CORE) as pid:
             measures = {name: (lambda seconds, one=one: measure(one, seconds)) for name, one in running.items()}
             spreads = ground.in_turns("streams", "µs/chunk", measures)
-    text = (
-        f"{count:,} open SSE streams, {rate:.0f} chunks/s each (asked: 100; the most that leaves each core some rest; "
-    )
-    text += f"{min(rates):,.0f} chunks/s arrived at the least): proxy CPU per chunk"
-    return at_most(text, "µs", spreads, NGINX, 1.1)
+    text = f"{count:,} open SSE streams, {rate:.0f} chunks/s each (of 100: what leaves each core some rest): proxy CPU per chunk"
+    return [unless_missing(row, min(rates), count * rate) for row in at_most(text, "µs", spreads, NGINX, 1.1)]
+
+
+def unless_missing(row: Row, arrived: float, asked: float) -> Row:
+    """The row, without a verdict when a round got much less than it asked for: who is late gets several chunks as one."""
+    if arrived >= _ARRIVED * asked:
+        return row
+    reason = f"not judged: the machine is busy, in one round {arrived:,.0f} of {asked:,.0f} chunks/s arrived"
+    return replace(row, met=None, goal=f"{row.goal}; {reason}")
 
 
 def affordable(streams: int, micros: float) -> float:

@@ -17,14 +17,15 @@ from loadtests.gateway.load.answers import Unclear, complete, good
 from loadtests.gateway.load.descriptors import usable
 from loadtests.gateway.load.held import held, source
 from loadtests.gateway.load.marks import MARK
+from loadtests.gateway.load.open_loop import OpenLoop, request
 from loadtests.gateway.load.paced import Paced, paced, percentile
 from loadtests.gateway.load.stream_source import CHUNK
 from loadtests.gateway.plot import svg
-from loadtests.gateway.rows.compared import at_least, at_most
+from loadtests.gateway.rows.compared import at_least, at_most, unless_late
 from loadtests.gateway.rows.hostile import AGAIN, PLAIN, _cases, judged
-from loadtests.gateway.rows.latency import Pace, unless_late
+from loadtests.gateway.rows.latency import Pace
 from loadtests.gateway.rows.open_streams import plan
-from loadtests.gateway.rows.streams import affordable
+from loadtests.gateway.rows.streams import affordable, unless_missing
 from loadtests.measure import Spread
 from loadtests.scoreboard import Row
 from loadtests.waiting import free_port
@@ -107,6 +108,18 @@ def test_an_open_loop_tells_answers_that_are_no_200() -> None:
         one.close()
 
 
+def test_an_open_loop_that_is_never_answered_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtests.gateway.load.open_loop._GRACE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        loop = OpenLoop(silent.getsockname()[1], request("/", 2), rate=100, seconds=0.1, connections=2)
+        try:
+            loop.run()
+        finally:
+            loop.close()
+    assert loop.missing == loop.count == 10
+    assert len(loop.lateness) == 2
+
+
 def test_a_chunk_has_one_mark() -> None:
     assert CHUNK.count(MARK) == 1
     size, _, rest = CHUNK.partition(b"\r\n")
@@ -149,6 +162,14 @@ def test_chunks_come_as_fast_as_the_busiest_can_bear() -> None:
     assert affordable(1000, 1.0) == 100
     assert affordable(1000, 12.0) == pytest.approx(50)
     assert affordable(100_000, 12.0) == 1
+
+
+def test_chunks_that_did_not_arrive_are_no_verdict() -> None:
+    row = Row("w", "µs", 1.0, {"nginx": 1.0}, 1.0, "≤ 1.1 × nginx", met=True)
+    assert unless_missing(row, 9_000, 10_000) == row
+    late = unless_missing(row, 7_000, 10_000)
+    assert late.met is None
+    assert late.goal.endswith("7,000 of 10,000 chunks/s arrived")
 
 
 def test_open_streams_have_as_many_processes_as_descriptors_ask_for() -> None:
