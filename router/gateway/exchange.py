@@ -468,7 +468,7 @@ class Exchange:
 
     def is_at_hand(self) -> bool:
         """Whether the whole request could be sent anew."""
-        return self.request_complete and self._pending is not None
+        return self.request_complete and self._pending is not None and self.call.websocket is None
 
     def repeat(self, up: Far) -> None:
         """Send the whole request, which is at hand, to a second replica too."""

@@ -27,8 +27,8 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     boards: list[Board] = []
     original = Board.__init__
 
-    def watched(self: Board, path: Path, worker: int, workers: int) -> None:
-        original(self, path, worker, workers)
+    def watched(self: Board, *places: Any, **options: Any) -> None:
+        original(self, *places, **options)
         boards.append(self)
 
     monkeypatch.setattr(Board, "__init__", watched)
