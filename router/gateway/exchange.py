@@ -467,7 +467,7 @@ class Exchange:
     # A second replica -----------------------------------------------------------------------------------------------
 
     def is_at_hand(self) -> bool:
-        """Whether the whole request could be sent anew."""
+        """Whether the whole request could be sent to another replica beside the first; what begins a conversation cannot."""
         return self.request_complete and self._pending is not None and self.call.websocket is None
 
     def repeat(self, up: Far) -> None:

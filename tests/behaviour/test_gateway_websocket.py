@@ -188,6 +188,21 @@ async def test_a_deployment_that_speaks_http2_has_none(rig: Rig) -> None:
     assert (got.status, json.loads(got.body)["error"]["code"]) == (501, "UpgradeNotSupported")
 
 
+async def test_it_is_not_begun_at_two_replicas(rig: Rig) -> None:
+    asked = []
+
+    async def late(connection: ServerConnection, _: Any) -> None:
+        asked.append(connection)
+        await asyncio.sleep(0.3)
+
+    async with socket_replica(process_request=late) as one, socket_replica(process_request=late) as other:
+        await publish(rig, one.port, other.port, tidegate={"hedging": {"after_ms": 20, "budget_percent": 100}})
+        async with socket_caller(rig.port) as connection:
+            await connection.send("x")
+            assert await connection.recv() == "x"
+    assert len(asked) == 1
+
+
 async def test_it_is_not_mirrored(rig: Rig) -> None:
     async with socket_replica() as upstream, scripted() as plain:
         sets = {"blue": [replica(upstream.port)], "green": [replica(plain.port)]}
