@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from websockets.asyncio.server import ServerConnection
 
 from router.contract.events import Flag
 from router.runtime import otlp
@@ -17,6 +18,7 @@ from tests.support.collector import Collector, collector
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Request, ScriptedReplica, answer, ask, caller, echo, gone, post, scripted
 from tests.support.http2_caller import http2
+from tests.support.websocket_ends import socket_caller, socket_replica
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SERVER, CLIENT = 2, 3
@@ -267,3 +269,27 @@ async def test_a_second_replica_has_a_span_of_its_own(tmp_path: Path, there: Col
     assert ends == ([(None, None), failed] if first == "wins" else [failed, (None, None)])
     assert later.attributes["http.request.resend_count"] == 1
     assert server.error is None
+
+
+async def test_a_websocket_is_one_span_from_its_handshake_to_its_end(tmp_path: Path, there: Collector) -> None:
+    heard: list[str | None] = []
+
+    async def echo_all(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        heard.append(connection.request.headers.get("traceparent"))
+        async for message in connection:
+            await connection.send(message)
+
+    async with socket_replica(echo_all) as model, gateway(tmp_path, otlp=there.url, trace_share=1.0) as rig:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(model.port)]})
+        async with socket_caller(rig.port) as connection:
+            await connection.send("hello")
+            assert await connection.recv() == "hello"
+            assert there.spans == []
+        await until(lambda: len(there.spans) == 2, "both spans")
+    (server,), (client,) = there.of(SERVER), there.of(CLIENT)
+    assert (server.attributes["http.response.status_code"], client.attributes["http.response.status_code"]) == (
+        101,
+        101,
+    )
+    assert heard == [f"00-{server.trace}-{client.span}-03"]
