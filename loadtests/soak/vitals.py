@@ -26,8 +26,12 @@ _MOST_POINTS = 150
 """Of a series, for the slope: pairs are many."""
 LEAST_SECONDS = 240.0
 """A series must be that long before its second half says anything: until then caches fill, and allocators keep what peaks took."""
-GROWTH_BYTES = 4 << 20
-"""What a process may have grown by over the judged half, however long that is: the longer the soak, the sharper it looks."""
+GROWTH_BYTES = 8 << 20
+"""What a process may have grown by over the judged half, however long that is: the longer the soak, the sharper it looks. One
+moment in which the machine stands still and everybody waits takes that much for good."""
+HOLDS_BYTES = {"mirror": 64 << 20}
+"""More for whom it is in the nature of their work: the mirror holds the bodies of shadows that wait for slow candidates, by its
+settings up to 256 MiB of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Trend:
     @property
     def flat(self) -> bool:
         """Whether it has not grown beyond noise."""
-        return self.growth <= GROWTH_BYTES
+        return self.growth <= HOLDS_BYTES.get(self.name, GROWTH_BYTES)
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
