@@ -109,6 +109,11 @@ class Target:
         else:
             connection.close()
 
+    @property
+    def upstreams(self) -> int:
+        """Connections to replicas, of the whole worker."""
+        return self._state.upstreams
+
     def joined(self, connection: Upstream) -> None:
         """A connection is there."""
         self.connections.add(connection)

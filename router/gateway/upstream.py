@@ -31,19 +31,28 @@ LOOK_NS = _QUIET_SECONDS * 1_000_000_000
 """Between two looks at a connection that owes an answer; one that is quiet for as long is asked by the kernel."""
 _UNHEARD_MS = 5000
 """What was sent and not acknowledged for so long has met nobody."""
-# One question a second: three without an answer are the end. TCP_USER_TIMEOUT would do both with one number, but it also ends
-# connections to a replica that is there and does not read.
-KEPT_ALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_SECONDS),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
+_UNANSWERED = 3
+"""Questions of the kernel without an answer that are the end of a connection."""
+_PER_SECOND = 1000
+"""Connections that may be asked at the usual pace. Of very many that are quiet each is asked more seldom: fifty thousand
+questions a second are work, and where they get lost, connections end that were well.
+"""
 _INFO_BYTES, _RETRANSMITS, _LAST_ACK_MS = 60, 2, slice(56, 60)
 """Of Linux' `struct tcp_info`: how often the same was sent again, and how long ago anything was acknowledged."""
 _MOST_INTERIM = 32
 """Interim answers to one request; they prolong no deadline, but each is work."""
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
+
+
+def ask_whether_alive(transport: asyncio.BaseTransport, connections: int) -> None:
+    """Let the kernel ask the other end when it is quiet: one of so many `connections` to replicas."""
+    # TCP_USER_TIMEOUT would do it with one number, but it also ends connections to a replica that is there and does not read.
+    pace = 1 + connections // _PER_SECOND
+    end = transport.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_SECONDS * pace)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, pace)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _UNANSWERED)
 
 
 def is_unheard(transport: asyncio.Transport) -> bool:
@@ -78,9 +87,7 @@ class Upstream(Far):
         """The connection is there."""
         self.transport = cast("asyncio.Transport", transport)
         self.target.joined(self)
-        end = transport.get_extra_info("socket")
-        for question in KEPT_ALIVE:
-            end.setsockopt(*question)
+        ask_whether_alive(transport, self.target.upstreams)
 
     def is_unheard(self) -> bool:
         """Whether what was sent is sent again and again, and nobody has acknowledged anything for seconds."""

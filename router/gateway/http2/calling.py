@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from router.gateway.http2.carrying import Carried
-from router.gateway.upstream import KEPT_ALIVE, is_unheard
+from router.gateway.upstream import ask_whether_alive, is_unheard
 from router.runtime.http2.client import Client
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ class Calling(Client):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.target.entered(self)
-        end = transport.get_extra_info("socket")
-        for question in KEPT_ALIVE:
-            end.setsockopt(*question)
+        ask_whether_alive(transport, self.target.upstreams)
         super().connection_made(transport)
 
     def open(self) -> Carried:
