@@ -150,6 +150,7 @@ FRAMES = (
     tee.frame(tee.Kind.END, 1, tee.END_FIELDS.pack(200, 2500, 3)),
     tee.frame(tee.Kind.DROP, 2**64 - 1, b"budget"),
     tee.frame(tee.Kind.DONE, 1),
+    tee.frame(tee.Kind.TRAILERS, 1, b"grpc-status: 0\r\n"),
 )
 
 
