@@ -143,7 +143,7 @@ def descriptors(pid: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in os.listdir(f"/proc/{pid}/fd"):
         try:
-            link = os.readlink(f"/proc/{pid}/fd/{entry}")
+            link = os.readlink(f"/proc/{pid}/fd/{entry}").replace(f"/proc/{pid}/", "/proc/self/")
         except OSError:
             continue
         kind = link.partition(":[")[0] if ":[" in link else link
