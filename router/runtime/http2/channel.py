@@ -20,6 +20,7 @@ STREAM_WINDOW = 65536
 _CREDIT_BYTES = STREAM_WINDOW // 2
 """Room is told of in portions of this size: a frame for each piece would cost as much as the piece."""
 _DRIBBLE_BYTES = 1024
+"""Frames below this are not cut for want of room, unless the other end never has more."""
 Field = tuple[bytes, bytes]
 
 
@@ -93,6 +94,8 @@ class Channel:
         size = min(len(self._pending), self.window, session.window, MAX_FRAME_BYTES)
         if size <= 0 or session.congested or self.gone:
             return False
+        if size < len(self._pending) and size < min(_DRIBBLE_BYTES, session.peer_window // 4):
+            return False  # more room will come, and a frame cut so small stays small for ever
         data = bytes(self._pending[:size])
         del self._pending[:size]
         if self._pending:

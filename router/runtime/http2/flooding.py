@@ -13,26 +13,32 @@ RESETS_PER_SECOND = 20.0
 HOUSEKEEPING = 1000
 HOUSEKEEPING_PER_SECOND = 100.0
 PER_FRAME_SENT = 2.0
+_MOST_EARNED = 20_000.0
+"""Of what is earned and not yet spent: many frames may be on their way before their receiver answers the first."""
 
 
 class Allowance:
     """Of one kind, for one connection. `now` is in monotonic nanoseconds."""
 
-    __slots__ = ("_left", "_most", "_per_second", "_since")
+    __slots__ = ("_earned", "_left", "_most", "_per_second", "_since")
 
     def __init__(self, most: int, per_second: float, now: int) -> None:
         self._most = float(most)
         self._left = float(most)
+        self._earned = 0.0
         self._per_second = per_second
         self._since = now
 
     def spend(self, now: int, cost: float = 1.0) -> bool:
         """Take `cost`; False: there was not enough left."""
-        filled = self._left + (now - self._since) / 1e9 * self._per_second
+        self._left = min(self._most, self._left + (now - self._since) / 1e9 * self._per_second)
         self._since = now
-        self._left = min(self._most, filled) - cost
+        if self._earned >= cost:
+            self._earned -= cost
+            return True
+        self._left -= cost
         return self._left >= 0
 
     def earn(self, amount: float = 1.0) -> None:
         """What the connection did besides was worth this much."""
-        self._left = min(self._most, self._left + amount)
+        self._earned = min(_MOST_EARNED, self._earned + amount)

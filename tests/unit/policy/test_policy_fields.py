@@ -77,8 +77,8 @@ def test_an_allowance_is_spent_and_fills_up_with_time_and_with_what_is_earned() 
     assert [allowance.spend(0) for _ in range(3)] == [True, True, False]
     assert allowance.spend(2_000_000_000)
     assert not allowance.spend(2_000_000_000)
-    allowance.earn(100)
-    assert [allowance.spend(2_000_000_000) for _ in range(3)] == [True, True, False]
+    allowance.earn(3)
+    assert [allowance.spend(2_000_000_000) for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(
