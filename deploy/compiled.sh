@@ -3,15 +3,25 @@
 # What starts there (`cd build/compiled && ../../.venv/bin/python -m router.app …`) runs compiled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-key=$({ cat deploy/compiling.py pyproject.toml; .venv/bin/python -VV; find router autoscaler mirror loadtests -name '*.py' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
+sources() {
+  { cat deploy/compiling.py pyproject.toml; .venv/bin/python -VV; find router autoscaler mirror loadtests -type f \
+    ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1
+}
+key=$(sources)
 [ "$(cat build/compiled/.key 2>/dev/null)" = "$key" ] && exit 0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 echo "compiling the live path" >&2
-TIDEGATE_COMPILE=1 .venv/bin/uv build -q --wheel --no-build-isolation --python .venv/bin/python -o "$folder/wheel"
+while true; do
+  TIDEGATE_COMPILE=1 .venv/bin/uv build -q --wheel --no-build-isolation --python .venv/bin/python -o "$folder/$key"
+  made=$key
+  key=$(sources)
+  [ "$made" = "$key" ] && break
+  echo "a source has changed meanwhile: once more" >&2
+done
 rm -rf build/compiled
 mkdir -p build/compiled
-.venv/bin/python -m zipfile -e "$folder"/wheel/*.whl build/compiled
+.venv/bin/python -m zipfile -e "$folder/$key"/*.whl build/compiled
 # The tests run in it as they do here.
 for one in tests docs deploy pyproject.toml README.md CHANGELOG.md Makefile; do ln -s "../../$one" "build/compiled/$one"; done
 echo "$key" >build/compiled/.key
