@@ -19,6 +19,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDERS = ("router/policy", "router/gateway", "router/runtime/http2")
 """All of them, as one compilation unit: between its classes, calls and attributes need no look-up."""
+ALSO = ("mirror/candidate_http2.py",)
+"""Whose classes derive from theirs, which only what is compiled with them can."""
 INTERPRETED = (
     "router/gateway/certificate_store.py",
     "router/gateway/certificates.py",
@@ -46,7 +48,7 @@ def asked_for() -> bool:
 def modules(root: Path) -> list[str]:
     """What is compiled, as paths from the top folder."""
     found = (path.relative_to(root).as_posix() for folder in FOLDERS for path in (root / folder).rglob("*.py"))
-    return sorted(path for path in found if not path.endswith("__init__.py") and path not in INTERPRETED)
+    return sorted({*ALSO, *(path for path in found if not path.endswith("__init__.py") and path not in INTERPRETED)})
 
 
 def compile_into(root: Path, folder: Path) -> list[Path]:
