@@ -22,7 +22,7 @@ compiled() { # the live path once more, as it is when compiled; the build is sma
   fi
   printf '\n› the live path, compiled\n'
   (bash deploy/compiled.sh && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
-    tests/unit/gateway tests/unit/policy tests/behaviour/test_gateway_*.py tests/behaviour/test_http_corpus.py)
+    tests/unit/gateway tests/unit/policy tests/behaviour/test_gateway_*.py tests/behaviour/test_http_corpus.py tests/behaviour/test_mirror_http2.py)
 }
 
 names=(whole kafka api_server pods)
