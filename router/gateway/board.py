@@ -3,6 +3,7 @@
 A column is a named quantity, a row a worker. A worker stores into its own row and reads the column's sum: no lock on the
 request path, and a worker that is killed leaves nothing half-written. Gauges (in flight, waiting) of a worker that died
 are zeroed by whoever notices, proved by the row's lock that the kernel let go; balances stay, so that sums stay exact.
+Columns are taken one beside the other, so that the file, which has room for many, takes the memory of few.
 """
 
 from __future__ import annotations
@@ -15,29 +16,30 @@ import hashlib
 import mmap
 import os
 import struct
-from collections import Counter
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 from router.contract.errors import Unavailable
+from router.gateway.columns import DIGEST_BYTES, Names
 
 ROWS = 64
-COLUMNS = 8192
-_DIGEST_BYTES = 15
-_NAME_BYTES = 16
-"""Digest of the name, then its kind; a kind of 0 is a free column."""
-_MAGIC = b"tidegate-board-2"
-_NAMES = 64
-_HOLDS = _NAMES + COLUMNS * _NAME_BYTES
-_CELLS = _HOLDS + COLUMNS * ROWS
+COLUMNS = 1 << 18
+"""For 10,000 endpoints with three deployments of a replica each, and as many again; of them only those in use take memory."""
+_MAGIC = b"tidegate-board-3"
+_NAMES = len(_MAGIC)
+_CELLS = _NAMES + Names.size(COLUMNS)
 _ABOUT = _CELLS + ROWS * COLUMNS * 8
-_COUNTS, _SEEN = 1, 1 + ROWS
-"""Of the cells about rows: a version, then whether each row counts, then which version its worker has seen."""
-_SIZE = _ABOUT + (1 + 2 * ROWS) * 8
+_COUNTS, _SEEN, _USED = 1, 1 + ROWS, 1 + 2 * ROWS
+"""Of the cells about rows: a version, then whether each row counts, then which version its worker has seen, then whether
+a worker has used it since somebody cleared it."""
+_SIZE = _ABOUT + (1 + 3 * ROWS) * 8
 _TABLE_LOCK = 0
 _ROW_LOCK = 1
 """Byte offsets of the locks: the table's, then one per row. Locks belong to the open file, not to the process."""
 _FLOCK = struct.Struct("hhqqi4x")
+_PIECE = 512
+"""Cells that are looked at together."""
 
 
 class Quantity(enum.IntEnum):
@@ -62,7 +64,8 @@ class Board:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._family = tuple(range(worker, ROWS, workers))
         self._columns: dict[bytes, int] = {}
-        self._uses: Counter[bytes] = Counter()
+        self._more_uses: dict[bytes, int] = {}
+        """Of columns that are asked for twice and more in this worker: beyond the first."""
         self._others_of: dict[int, list[int]] = {}
         self._others: list[int] = []
         self._elders: list[int] = []
@@ -75,12 +78,15 @@ class Board:
             self._map = mmap.mmap(self._file, _SIZE)
             if self._map[: len(_MAGIC)] != _MAGIC:
                 self._map[: len(_MAGIC)] = _MAGIC
+            self._names = Names(memoryview(self._map)[_NAMES:_CELLS], COLUMNS)
         self.cells = memoryview(self._map)[_CELLS:_ABOUT].cast("q")
         self._about = memoryview(self._map)[_ABOUT:].cast("q")
         self.number = self._own_row(beside=beside)
         """Of its row."""
         self.row = self.number * COLUMNS
-        self._clear(self.number, holds=True)
+        self._clear(self.number)
+        self._let_go_all(self.number)
+        self._about[_USED + self.number] = 1
         with self._table():
             self._count(self.number, counts=True)
         self.renew()
@@ -124,14 +130,14 @@ class Board:
         if not self._lock(_ROW_LOCK + row, wait=False):
             return
         try:
-            self._clear(row, holds=True)
-            theirs, cells = row * COLUMNS, self.cells
-            for column in range(COLUMNS):
-                left, own = cells[theirs + column], self.row + column
-                if left:
-                    latest = self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES] == Quantity.LATEST
-                    cells[own] = max(cells[own], left) if latest else cells[own] + left
-                    cells[theirs + column] = 0
+            self._clear(row)
+            cells, step = self.cells, (self.number - row) * COLUMNS
+            for at, left in list(self._nonzero(row)):
+                own = at + step
+                latest = self._names.kind(at - row * COLUMNS) == Quantity.LATEST
+                cells[own] = max(cells[own], left) if latest else cells[own] + left
+                cells[at] = 0
+            self._let_go_all(row)
             with self._table():
                 self._count(row, counts=False)
         finally:
@@ -167,33 +173,34 @@ class Board:
 
         Raises `Unavailable` when the board is full.
         """
-        key = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest() + bytes([quantity])
+        key = _key(name, quantity)
         known = self._columns.get(key)
         if known is not None:
-            self._uses[key] += 1
+            self._more_uses[key] = self._more_uses.get(key, 0) + 1
             return known
         with self._table():
-            column = self._find(key)
+            column = self._names.find(key)
             if column is None:
                 column = self._take(key)
-            self._map[_HOLDS + column * ROWS + self.number] = 1
+            self._names.hold(column, self.number)
         self._columns[key] = column
-        self._uses[key] = 1
         return column
 
     def let_go(self, name: str, quantity: Quantity) -> None:
         """One user in this worker is done with the column; when no worker uses it, another name may take it."""
-        key = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest() + bytes([quantity])
-        self._uses[key] -= 1
-        if self._uses[key] > 0:
+        key = _key(name, quantity)
+        more = self._more_uses.pop(key, 0)
+        if more:
+            if more > 1:
+                self._more_uses[key] = more - 1
             return
-        del self._uses[key]
         column = self._columns.pop(key, None)
         if column is not None:
             self._others_of.pop(column, None)
             if quantity is Quantity.GAUGE:
                 self.cells[self.row + column] = 0
-            self._map[_HOLDS + column * ROWS + self.number] = 0
+            with self._table():
+                self._names.let_go(column, self.number)
 
     def total(self, column: int) -> int:
         """The column's sum over all workers."""
@@ -211,60 +218,59 @@ class Board:
         for other in self._others:
             if self._lock(_ROW_LOCK + other, wait=False):
                 try:
-                    found |= self._clear(other, holds=False)
+                    found |= self._clear(other)
                 finally:
                     self._unlock(_ROW_LOCK + other)
         return found
 
     def close(self) -> None:
         """Zero this worker's gauges and let go of the file."""
-        self._clear(self.number, holds=True)
+        self._clear(self.number)
+        self._let_go_all(self.number)
         self.cells.release()
+        self._names.release()
         self._about.release()
         self._map.close()
         os.close(self._file)
 
-    def _find(self, key: bytes) -> int | None:
-        at = _NAMES - 1
-        while True:
-            at = self._map.find(key, at + 1, _HOLDS)
-            if at < 0:
-                return None
-            if (at - _NAMES) % _NAME_BYTES == 0:
-                return (at - _NAMES) // _NAME_BYTES
-
     def _take(self, key: bytes) -> int:
-        """A free column, or one that nobody holds any more, zeroed."""
-        nobody = bytes(ROWS)
-        candidates: list[int] = []
-        for column in range(COLUMNS):
-            start = _HOLDS + column * ROWS
-            if self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES] == 0:
-                candidates = [column]
-                break
-            if self._map[start : start + ROWS] == nobody:
-                candidates.append(column)
-        if not candidates:
+        """A column that was never given, or one that nobody holds any more, zeroed. The caller holds the table."""
+        column = self._names.free()
+        if column is None:
             raise Unavailable(f"the gateway's board is full: {COLUMNS} replicas and deployments on one machine")
-        column = candidates[0]
-        for row in range(ROWS):
-            self.cells[row * COLUMNS + column] = 0
-        self._map[_NAMES + column * _NAME_BYTES : _NAMES + (column + 1) * _NAME_BYTES] = key
+        if column < self._names.used():
+            for at in range(column, ROWS * COLUMNS, COLUMNS):
+                self.cells[at] = 0
+        self._names.give(column, key)
         return column
 
-    def _clear(self, row: int, *, holds: bool) -> bool:
+    def _clear(self, row: int) -> bool:
         """Zero a row's gauges; whether any was not zero. The caller holds the row's lock."""
+        if not self._about[_USED + row]:
+            return False
         found = False
-        for column in range(COLUMNS):
-            kind = self._map[_NAMES + column * _NAME_BYTES + _DIGEST_BYTES]
-            if kind == 0:
-                break
-            if kind == Quantity.GAUGE and self.cells[row * COLUMNS + column]:
-                self.cells[row * COLUMNS + column] = 0
+        for at, _ in self._nonzero(row):
+            if self._names.kind(at - row * COLUMNS) == Quantity.GAUGE:
+                self.cells[at] = 0
                 found = True
-            if holds:
-                self._map[_HOLDS + column * ROWS + row] = 0
+        self._about[_USED + row] = 0
         return found
+
+    def _nonzero(self, row: int) -> Iterator[tuple[int, int]]:
+        """The cells of a row that are not zero, and their values."""
+        first = row * COLUMNS
+        end = first + self._names.used()
+        for start in range(first, end, _PIECE):
+            piece = array("q", self.cells[start : min(start + _PIECE, end)].tobytes())
+            if any(piece):
+                for at, value in enumerate(piece, start):
+                    if value:
+                        yield at, value
+
+    def _let_go_all(self, row: int) -> None:
+        """No column is held by `row` any more. The caller holds the row's lock."""
+        with self._table():
+            self._names.let_go_all(row)
 
     @contextlib.contextmanager
     def _table(self) -> Iterator[None]:
@@ -287,3 +293,7 @@ class Board:
     def _unlock(self, byte: int) -> None:
         asked = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0)
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, asked)
+
+
+def _key(name: str, quantity: Quantity) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES).digest() + bytes([quantity])

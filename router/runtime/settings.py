@@ -64,7 +64,7 @@ class DataLayout:
     @property
     def board(self) -> Path:
         """Cells shared by the gateway workers of this machine. The number is the format's: no two versions share a file."""
-        return self.run / "board-2"
+        return self.run / "board-3"
 
     @property
     def mirror_socket(self) -> Path:

@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from router.contract.events import Outcome
-from router.gateway.board import COLUMNS, ROWS, Board
+from router.gateway.board import Board
+from tests.support.gateway_board import is_zero
 from tests.support.gateway_rig import PATIENCE, Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Request, Script, ScriptedReplica, ask, caller, gone, post, scripted, trickle
 from tests.support.http2_replica import Asked, Connection, http2_replica
@@ -34,7 +35,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(Board, "__init__", watched)
     async with gateway(tmp_path) as rig:
         yield rig
-        await until(lambda: not any(boards[0].cells[: ROWS * COLUMNS]), "every place has come back")
+        await until(lambda: is_zero(boards[0]), "every place has come back")
         await until(lambda: not any(one.in_flight or one.queued for one in rig.demand[-1].rows), "demand says so too")
 
 

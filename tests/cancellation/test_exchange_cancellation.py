@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from router.contract.events import Outcome
-from router.gateway.board import COLUMNS, ROWS, Board
+from router.gateway.board import Board
 from router.gateway.target import Target
+from tests.support.gateway_board import is_zero
 from tests.support.gateway_mirror import FakeMirror
 from tests.support.gateway_rig import Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Request, ScriptedReplica, ask, caller, gone, post, scripted, trickle
@@ -42,8 +43,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 async def nothing_left(rig: Rig, board: Board) -> None:
     """Every cell is zero and nothing of the gateway runs but what always runs."""
-    cells = board.cells
-    await until(lambda: not any(cells[: ROWS * COLUMNS]), "every place has come back")
+    await until(lambda: is_zero(board), "every place has come back")
 
     def idle() -> bool:
         names = {task.get_name() for task in asyncio.all_tasks()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,22 @@ for _ in range(int(sys.argv[4])):
     board.cells[board.row + balance] -= 3
 print("done", flush=True)
 sys.stdin.read()
+"""
+
+TORN = """
+import sys
+from pathlib import Path
+from router.gateway.board import Board
+from router.gateway.columns import Names
+def halfway(self, key, column):
+    for slot in range(self._count):
+        self._slots[slot] = 0
+    print("halfway", flush=True)
+    sys.stdin.read()
+Names._insert = halfway
+board = Board(Path(sys.argv[1]), 1, 2)
+with board._table():
+    board._take(b"d" * 16)
 """
 
 
@@ -182,3 +199,94 @@ def test_what_more_workers_left_counts_with_fewer(tmp_path: Path) -> None:
 def test_more_workers_than_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 64"):
         Board(tmp_path / "board", 0, 65)
+
+
+def test_two_workers_find_the_same_columns_among_very_many(tmp_path: Path) -> None:
+    one, two = Board(tmp_path / "board", 0, 2), Board(tmp_path / "board", 1, 2)
+    one.renew()
+    names = [f"endpoint-{number // 15}/blue#{number % 15}" for number in range(20_000)]
+    columns = [one.column(name, Quantity.GAUGE) for name in names]
+    assert len(set(columns)) == len(names)
+    assert [two.column(name, Quantity.GAUGE) for name in reversed(names)] == columns[::-1]
+    for column in columns[::997]:
+        two.cells[two.row + column] = column + 1
+    assert [one.total(column) for column in columns[::997]] == [column + 1 for column in columns[::997]]
+    two.close()
+    assert not any(one.total(column) for column in columns[::997])
+    one.close()
+
+
+def test_a_board_with_room_for_many_takes_the_memory_of_few(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", 0, 1)
+    for number in range(100):
+        column = board.column(f"name-{number}", Quantity.BALANCE)
+        board.cells[board.row + column] = 1
+    assert (tmp_path / "board").stat().st_blocks * 512 < 1 << 20
+    board.close()
+
+
+@pytest.mark.parametrize("columns", [1, 3, 64])
+def test_far_more_names_than_columns_may_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    small_board(monkeypatch, columns)
+    board, chance = Board(tmp_path / "board", 0, 1), random.Random(columns)
+    held: dict[str, int] = {}
+    for number in range(3_000):
+        if len(held) == columns:
+            name = chance.choice(sorted(held))
+            board.cells[board.row + held.pop(name)] = number + 1
+            board.let_go(name, Quantity.BALANCE)
+        name = f"name-{number}"
+        held[name] = board.column(name, Quantity.BALANCE)
+        assert board.total(held[name]) == 0, "it begins at nothing"
+        assert len(set(held.values())) == len(held), "no two have one column"
+    again = {name: board.column(name, Quantity.BALANCE) for name in held}
+    assert again == held
+    for name in [*held, *held]:
+        board.let_go(name, Quantity.BALANCE)
+    other = Board(tmp_path / "board", 0, 1, beside=True)
+    assert {name: other.column(name, Quantity.BALANCE) for name in held} == held
+    other.close()
+    board.close()
+
+
+def test_what_comes_back_finds_its_balance_while_there_is_room_for_others(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", 0, 1)
+    column = board.column("balance", Quantity.BALANCE)
+    board.cells[board.row + column] = 7
+    board.let_go("balance", Quantity.BALANCE)
+    assert board.column("another", Quantity.BALANCE) != column
+    assert board.column("balance", Quantity.BALANCE) == column
+    assert board.total(column) == 7
+    board.close()
+
+
+def test_names_are_found_again_after_a_worker_was_killed_while_it_changed_them(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    board = Board(path, 0, 2)
+    columns = {name: board.column(name, Quantity.GAUGE) for name in ("a", "b", "c")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TORN, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "halfway\n"
+    end(process)
+    other = Board(path, 1, 2)
+    assert {name: other.column(name, Quantity.GAUGE) for name in columns} == columns
+    assert other.column("d", Quantity.GAUGE) not in columns.values()
+    assert board.column("d", Quantity.GAUGE) == other.column("d", Quantity.GAUGE)
+    other.close()
+    board.close()
+
+
+def test_the_gauges_of_the_dead_are_zeroed_each_time_their_row_was_used(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", 0, 2)
+    for count in (3, 4):
+        end(child(tmp_path / "board", 1, 2, count))
+        board.renew()
+        assert board.total(board.column("gauge", Quantity.GAUGE)) == count
+        assert board.reap()
+        assert not board.reap()
+        assert board.total(board.column("gauge", Quantity.GAUGE)) == 0
+    board.close()
