@@ -18,6 +18,7 @@ from router.contract.errors import Unavailable
 from router.runtime.courier import Courier
 from router.runtime.exposition import Family, served, text_of
 from router.runtime.log.base import Log
+from router.runtime.memory import keep_freed
 from router.runtime.settings import MirrorSettings
 from router.runtime.vitals import PROCESS, offered, writer_families
 
@@ -40,6 +41,7 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
 
     Raises `Conflict` when another mirror owns the socket. The log stays open; it is the caller's.
     """
+    keep_freed()
     settings.data.create()
     directory = Directory()
     current = asyncio.Event()

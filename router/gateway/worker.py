@@ -33,6 +33,7 @@ from router.gateway.timers import Wheel
 from router.gateway.tracing import Tracer
 from router.gateway.tunnel import leave_all
 from router.runtime.courier import Courier
+from router.runtime.memory import keep_freed
 from router.runtime.vitals import offered, writer_families
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready
     `on_ready` is called once the routing snapshot is complete and the port listens. Raises `OSError` when the port
     cannot be had, and `InvalidSpec` when a certificate cannot.
     """
+    keep_freed()
     certificates = served(settings.tls_cert, settings.tls_key, settings.tls_dir, tuple(PROTOCOLS))
     settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = settings.take_over

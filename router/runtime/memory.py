@@ -12,6 +12,10 @@ _NO_LIMIT = 1 << 60
 """Version 1 of cgroups says "none" with a number above this."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""glibc's `mallopt` numbers its parameters so."""
+KEPT_BYTES = 16 << 20
+_MAPPED_FROM_BYTES = 4 << 20
 
 
 class Resident:
@@ -66,3 +70,16 @@ def give_back() -> bool:
     """Let the allocator return what it does not use; whether it did. Only glibc's can be asked."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))
+
+
+def keep_freed(kept: int = KEPT_BYTES) -> bool:
+    """Let the allocator keep `kept` freed bytes for what comes next, instead of 128 KiB; whether it does.
+
+    Pieces of bodies come and go in every turn of the loop: each time the heap's end goes back to the system and is had again,
+    the kernel clears its pages anew, which costs more than the request. glibc alone; what the environment says stands.
+    """
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    # To set either ends glibc's own guess at the other, from which size on a block is the system's own.
+    return option is not None and bool(option(_TRIM_THRESHOLD, kept) and option(_MMAP_THRESHOLD, _MAPPED_FROM_BYTES))

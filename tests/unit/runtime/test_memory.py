@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,39 @@ def test_memory_in_use_is_told_and_given_back() -> None:
     assert resident_bytes() > before + (32 << 20)
     del block
     assert give_back() in (True, False)
+
+
+_BURST = """
+import json
+from router.runtime.memory import keep_freed, resident_bytes
+
+kept = keep_freed() if {keeps} else False
+before = resident_bytes()
+pieces = [bytes(1) * 220_000 for _ in range({pieces})]
+pieces.clear()
+print(json.dumps([kept, resident_bytes() - before]))
+"""
+
+
+def after_a_burst(*, keeps: bool, pieces: int, **environment: str) -> tuple[bool, int]:
+    """Of a process of its own: whether it keeps what is freed, and how much larger it is than before."""
+    program = _BURST.format(keeps=keeps, pieces=pieces)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    kept, rest = json.loads(done.stdout)
+    return kept, rest
+
+
+def test_what_a_burst_has_freed_is_kept_for_the_next_within_a_bound() -> None:
+    kept, rest = after_a_burst(keeps=True, pieces=40)
+    if not kept:
+        pytest.skip("this allocator cannot be told")
+    assert rest > 6 << 20
+    assert after_a_burst(keeps=False, pieces=40)[1] < 4 << 20
+    assert after_a_burst(keeps=True, pieces=400)[1] < 44 << 20  # it was 88 MB
+
+
+def test_what_the_environment_says_of_the_allocator_stands() -> None:
+    assert not after_a_burst(keeps=True, pieces=1, MALLOC_TRIM_THRESHOLD_="1048576")[0]
+    assert not after_a_burst(keeps=True, pieces=1, GLIBC_TUNABLES="glibc.malloc.top_pad=65536")[0]
