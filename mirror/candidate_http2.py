@@ -47,10 +47,10 @@ class Http2Client:
             try:
                 shadow = _Shadow(await self._session(address, server_name), outgoing, reply)
                 await shadow.run()
-            except _Untouched as error:
+            except _Untouched as untouched:  # a name of its own: compiled, a name has one type
                 if not last:
                     continue
-                reply.error = str(error)
+                reply.error = str(untouched)
             except Lost as error:
                 reply.error = str(error)
             return

