@@ -1,9 +1,16 @@
-"""What each deployment saw, folded into reports: every period while something happens, once per second otherwise."""
+"""What each deployment saw, folded into reports: every period while something happens, now and then otherwise.
+
+Endpoints where something happens come into a list by themselves; those where nothing does cost no look. They are gone
+through in rounds, spread evenly: all within a second where they are few, else at a rate that has a bound, so that many
+take longer, and those without a replica only every so many rounds. The autoscaler needs no word of an endpoint where
+nothing is; when a replica is to end it wants a last word that is younger than its `drain_acknowledge_seconds`, 10 s.
+"""
 
 from __future__ import annotations
 
 import bisect
-import time
+import struct
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from router.contract.codec import encode_demand
@@ -11,13 +18,25 @@ from router.contract.events import BUCKETS, DEMAND, DemandReport, DemandRow, Out
 from router.gateway.records import unix_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from router.gateway.lane import Lane
     from router.gateway.routes import Endpoint
     from router.runtime.log.base import Log
 
-HEARTBEAT_NS = 1_000_000_000
+ROUND_NS = 1_000_000_000
+"""Shortest time of a round through the endpoints where nothing happens."""
+BEATS_PER_SECOND = 1_250
+"""Most reports of such endpoints: 10,000 have had their word after 8 s."""
+MOST_AT_ONCE = 500
+"""Reports of a turn, where something happens at more endpoints: the others come with the next turns, in their order."""
+_EMPTY_NS = 60_000_000_000
+"""Between two words about an endpoint without replicas: there is nothing to drain."""
+_CATCH_UP_NS = 200_000_000
+"""Of time that was lost, by a late turn, what is made up for."""
+_TIMES = struct.Struct("<qq")
+_TIMES_AT = struct.calcsize("<BBHHH")
+"""Where start and end stand in a report."""
 _MODEL_ERROR = int(Outcome.MODEL_ERROR)
 _EDGES_NS = [int(bucket_seconds(index) * 1e9) for index in range(BUCKETS - 1)]
 
@@ -29,7 +48,8 @@ def bucket_of_ns(duration: int) -> int:
 
 def account(lane: Lane, outcome: int, waited: int, took: int) -> None:
     """Count one finished request. `waited`, `took`: nanoseconds to its replica (-1 = it never got there) and in all."""
-    lane.active = True
+    if not lane.active:
+        lane.wake()
     if waited >= 0:
         wait = lane.wait
         if wait is None:
@@ -52,23 +72,57 @@ def account(lane: Lane, outcome: int, waited: int, took: int) -> None:
 class Reporter:
     """Writes the reports of this worker."""
 
-    def __init__(self, log: Log, hand: Callable[[str, int, str, bytes], None]) -> None:
-        """`hand` gets (writer, sequence, endpoint, message) of everything that is put on the log."""
+    def __init__(self, log: Log, hand: Callable[[str, int, str, bytes], None], awake: dict[Endpoint, None]) -> None:
+        """`hand` gets (writer, sequence, endpoint, message) of everything that is put on the log; `awake`: of the state."""
         self._log = log
         self._hand = hand
+        self._awake = awake
+        self._round: list[Endpoint] = []
+        self._next = 0
+        self._began_ns = self._until_ns = 0
+        """Of the round; until when its reports have been made."""
 
-    def turn(self, endpoints: list[Endpoint]) -> None:
-        """Report every endpoint where something happens or that has been silent for a second."""
-        now = time.monotonic_ns()
-        for endpoint in endpoints:
-            busy = any(
-                lane.active or lane.present or lane.held or lane.in_service for lane in endpoint.lanes.values()
-            ) or any(lane.draining() for lane in endpoint.lanes.values())
-            if busy or endpoint.leaving or now - endpoint.last_report_ns >= HEARTBEAT_NS:
+    def turn(
+        self, endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint], now: int, *, everything: bool = False
+    ) -> None:
+        """Report where something happens (`everything` of it), and some of those that have been silent.
+
+        By name: those that are routed to, and those that are gone but for whoever is inside. `now`: monotonic nanoseconds.
+        """
+        awake = self._awake
+        for endpoint in list(awake) if everything else list(islice(awake, MOST_AT_ONCE)):
+            del awake[endpoint]
+            endpoint.awake = False
+            if _is_one_of(endpoint, endpoints, leaving):
                 self.report(endpoint, now)
+                if endpoint.is_busy():
+                    endpoint.wake()  # behind those that have had no turn
+        self._beat(endpoints, leaving, now)
 
-    def report(self, endpoint: Endpoint, now: int) -> None:
-        """One report of everything since the last one."""
+    def _beat(self, endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint], now: int) -> None:
+        """Go on with the round, or begin the next one."""
+        if self._next >= len(self._round):
+            if now - self._began_ns < ROUND_NS:
+                return
+            self._round = [*endpoints.values(), *leaving.values()]
+            self._next, self._began_ns = 0, now
+            self._until_ns = now - _CATCH_UP_NS // 2
+        rate = min(BEATS_PER_SECOND, max(1, len(self._round)))
+        gone_by = min(now - self._until_ns, _CATCH_UP_NS)
+        count = -(-gone_by * rate // 1_000_000_000)
+        self._until_ns = now
+        while count > 0 and self._next < len(self._round):
+            endpoint = self._round[self._next]
+            self._next += 1
+            least = ROUND_NS // 2 if endpoint.has_replicas else _EMPTY_NS
+            if endpoint.awake or now - endpoint.last_report_ns < least:
+                continue
+            if _is_one_of(endpoint, endpoints, leaving):
+                self._say_again(endpoint, now)
+                count -= 1
+
+    def report(self, endpoint: Endpoint, now: int) -> bytes:
+        """One report of everything since the last one; what it is, packed."""
         start = endpoint.last_report_ns or now
         endpoint.last_report_ns = now
         rows = tuple(_row(lane, now) for lane in endpoint.lanes.values())
@@ -83,9 +137,28 @@ class Reporter:
             draining=draining,
         )
         message = encode_demand(report)
+        self._put(endpoint, message)
+        return message
+
+    def _say_again(self, endpoint: Endpoint, now: int) -> None:
+        """Report an endpoint where nothing happens: the same as before but for the times."""
+        if not endpoint.quiet:
+            endpoint.quiet = self.report(endpoint, now)
+            return
+        times = _TIMES.pack(unix_ns(endpoint.last_report_ns), unix_ns(now))
+        endpoint.last_report_ns = now
+        said = endpoint.quiet
+        self._put(endpoint, b"".join((said[:_TIMES_AT], times, said[_TIMES_AT + _TIMES.size :])))
+
+    def _put(self, endpoint: Endpoint, message: bytes) -> None:
         sequence = self._log.append(DEMAND, endpoint.name, message)
         if sequence >= 0:
             self._hand(self._log.writer, sequence, endpoint.name, message)
+
+
+def _is_one_of(endpoint: Endpoint, endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint]) -> bool:
+    """Whether it is still there: not made anew under the same name, and not gone altogether."""
+    return endpoints.get(endpoint.name) is endpoint or leaving.get(endpoint.name) is endpoint
 
 
 def _row(lane: Lane, now: int) -> DemandRow:

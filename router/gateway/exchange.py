@@ -205,7 +205,7 @@ class Exchange:
             self.refuse(Refusal.UPGRADE, f"deployment {lane.name} speaks HTTP/2, over which there are no WebSockets")
         elif lane.failed and not lane.usable:
             lane.arrivals += 1
-            lane.active = True
+            lane.wake()
             self.fail_deployment()
         elif lane.admit(self) is Admission.REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
             self._turn_away(lane)

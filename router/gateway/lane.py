@@ -113,12 +113,21 @@ class Lane:
         self._present_others = board.others_of(present)
         self._waiting_others = board.others_of(waiting)
 
+    def is_busy(self) -> bool:
+        """Whether anybody is inside, waits, or has to leave."""
+        return bool(self.present or self.held or self.in_service) or bool(self.draining())
+
     def clear_counts(self) -> None:
         """Begin a new window of demand."""
         self.arrivals = self.completions = self.errors = self.rejected = 0
         self.latency: list[int] | None = None
         self.wait: list[int] | None = None
         self.active = False
+
+    def wake(self) -> None:
+        """Something happens here that is to be reported."""
+        self.active = True
+        self.endpoint.wake()
 
     # What the snapshots say -----------------------------------------------------------------------------------------
 
@@ -308,7 +317,8 @@ class Lane:
     def admit(self, exchange: Exchange) -> admission.Admission:
         """Let a new request in: it is sent, queued or held, or refused."""
         self.arrivals += 1
-        self.active = True
+        if not self.active:
+            self.wake()
         present = self.present
         if self._present_others:
             cells = self._state.board.cells

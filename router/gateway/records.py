@@ -30,14 +30,17 @@ NOT_COME = -1
 class Ledger:
     """The records of one endpoint since the last flush."""
 
-    __slots__ = ("_at", "_buffer", "_counters", "_details", "_end", "_log", "_names", "_profiled", "endpoint")
+    __slots__ = ("_at", "_buffer", "_counters", "_details", "_due", "_end", "_log", "_names", "_profiled", "endpoint")
 
-    def __init__(self, log: Log, endpoint: str, counters: Counters) -> None:
+    def __init__(self, log: Log, endpoint: str, counters: Counters, due: list[Ledger] | None = None) -> None:
+        """`due`: where it puts itself with its first record since a flush."""
         self._log = log
+        self._due = due
         self._counters = counters
         self.endpoint = endpoint
-        self._buffer = bytearray(_FIRST * _SIZE)
-        self._end = len(self._buffer)
+        self._buffer = bytearray()
+        self._end = 0
+        """Of the room for records; none before the first one since a flush, which has to ask for it."""
         self._at = 0
         self._names: dict[str, int] = {"": 0}
         """Deployments, replicas, profiles and refusals → their places in the message's table."""
@@ -102,6 +105,11 @@ class Ledger:
         """Make room; returns where the next record goes."""
         if self._end >= MOST * _SIZE:
             self.flush()
+        if not self._end:
+            if self._due is not None:
+                self._due.append(self)
+            self._buffer = self._buffer or bytearray(_FIRST * _SIZE)
+            self._end = len(self._buffer)
         else:
             self._buffer += bytes(self._end)
             self._end = len(self._buffer)
@@ -113,7 +121,7 @@ class Ledger:
             with memoryview(self._buffer) as whole:
                 message = encode_requests(list(self._names), whole[: self._at], self._details)
             self._log.append(REQUESTS, self.endpoint, message)
-            self._at = self._profiled = 0
+            self._at = self._end = self._profiled = 0
             self._names = {"": 0}
             self._details.clear()
 

@@ -84,6 +84,8 @@ class Endpoint:
         "_phases",
         "_specs",
         "_state",
+        "awake",
+        "has_replicas",
         "held_bytes",
         "keys_in_use",
         "lanes",
@@ -94,11 +96,11 @@ class Endpoint:
         "max_body",
         "mirrors",
         "name",
+        "quiet",
         "refusals",
         "refuses",
         "replicas",
         "replicas_version",
-        "report_due",
         "revision",
         "sampler",
         "spec",
@@ -111,7 +113,7 @@ class Endpoint:
     def __init__(self, state: State, name: str) -> None:
         self._state = state
         self.name = name
-        self.ledger = Ledger(state.log, name, state.counters)
+        self.ledger = Ledger(state.log, name, state.counters, state.ledgers)
         self.lanes: dict[str, Lane] = {}
         """Lower-case deployment name → its lane."""
         self.leaving: list[Lane] = []
@@ -121,6 +123,8 @@ class Endpoint:
         self.spec: EndpointSpec | None = None
         self._specs: dict[str, DeploymentSpec] = {}
         self.replicas: Mapping[str, DeploymentReplicas] = {}
+        self.has_replicas = False
+        """In any state."""
         self.split = Split(state, ())
         self.limiter: Limiter | None = None
         """Where the endpoint has limits of its own."""
@@ -143,7 +147,21 @@ class Endpoint:
         """Why nobody can be let in at all."""
         self.window_start_ns = 0
         self.last_report_ns = 0
-        self.report_due = False
+        self.awake = False
+        """Whether it is among those that are reported every period."""
+        self.quiet = b""
+        """Its last report, where nothing has happened since but time."""
+
+    def wake(self) -> None:
+        """Let it be reported with the next turn, and every period as long as anybody is inside."""
+        if not self.awake:
+            self.awake = True
+            self.quiet = b""
+            self._state.awake[self] = None
+
+    def is_busy(self) -> bool:
+        """Whether anybody is inside, waits, or has to leave."""
+        return bool(self.leaving) or any(lane.is_busy() for lane in self.lanes.values())
 
     def opens(self, key: bytes | None) -> bool:
         """Whether `key` is one of the endpoint's keys; takes as long for a wrong one as for a right one."""
@@ -172,6 +190,7 @@ class Endpoint:
         self._renew_split(spec, event.cohorts)
         self._renew_mirrors(spec)
         self.websocket = spec.extras.websocket
+        self.wake()
 
     def _renew_limiter(self, limits: Limits | None, priorities: Priorities | None) -> None:
         limiter = self.limiter
@@ -252,6 +271,8 @@ class Endpoint:
         drained = {one for lane in self.lanes.values() for one, _ in lane.draining()}
         self.replicas = event.deployments
         self.replicas_version = event.version
+        self.has_replicas = any(bool(one.replicas) for one in event.deployments.values())
+        self.wake()
         nothing = DeploymentReplicas(desired=0, revision=0)
         for name, lane in list(self.lanes.items()):
             _apply(lane, event.deployments.get(name, nothing))
@@ -261,6 +282,7 @@ class Endpoint:
     def close(self) -> None:
         """The endpoint is gone: whoever waits is told so, what is in flight ends by itself."""
         self._closed = True
+        self.wake()
         if self.limiter is not None:
             self.limiter.close()
         lanes, self.lanes = self.lanes, {}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from router.gateway.calls import Answer
     from router.gateway.connections import Connections
     from router.gateway.doorbell import Doorbell
+    from router.gateway.records import Ledger
     from router.gateway.routes import Endpoint
     from router.gateway.tee import Tee
     from router.gateway.timers import Wheel
@@ -104,6 +105,10 @@ class State:
         self.report_soon = report_soon
         """The same a moment later, with what comes meanwhile: requests begin to queue."""
         self.table: Table[Endpoint] = Table({}, {})
+        self.awake: dict[Endpoint, None] = {}
+        """Endpoints where something has happened or is inside that has not been reported yet."""
+        self.ledgers: list[Ledger] = []
+        """Those with records."""
         self.calls = Calls(settings.scheme.encode())
         self.http2_calls = Calls(settings.scheme.encode(), "2")
         self.answers: dict[bytes, Answer] = {}

@@ -170,7 +170,7 @@ class _Worker:
             self._state.tracer = Tracer(self._exporter.offer, settings.trace_share, random.random, settings.scheme)
         self._discovery = Discovery(self._state)
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
-        self._reporter = Reporter(log, self._courier.hand)
+        self._reporter = Reporter(log, self._courier.hand, self._state.awake)
         self._caught_up = asyncio.Event()
         self._records_due = self._shadows_due = 0.0
         self._due: dict[str, asyncio.TimerHandle] = {}
@@ -299,16 +299,16 @@ class _Worker:
         renew_clock()
         self._state.renew_date()
         self._state.board.renew()
-        endpoints = list(self._discovery.endpoints.values())
         leaving = self._discovery.leaving
-        self._reporter.turn([*endpoints, *leaving.values()])
+        self._reporter.turn(self._discovery.endpoints, leaving, time.monotonic_ns(), everything=everything)
         for name in [name for name, one in leaving.items() if not one.leaving and not one.replicas]:
             del leaving[name]
         now = self._loop.time()
         if everything or now >= self._records_due:
             self._records_due = now + self._settings.record_period_seconds
-            for endpoint in endpoints:
-                endpoint.ledger.flush()
+            ledgers = self._state.ledgers
+            while ledgers:
+                ledgers.pop().flush()
         if now >= self._shadows_due:
             self._shadows_due = now + _SHADOWS_EVERY_SECONDS
             self._state.tee.report()
@@ -328,8 +328,8 @@ class _Worker:
 
     def _on_ring(self) -> None:
         self._state.board.renew()
-        for endpoint in self._discovery.endpoints.values():
-            for lane in endpoint.lanes.values():
+        for endpoint in list(self._state.awake):  # wherever something waits
+            for lane in list(endpoint.lanes.values()):
                 if lane.queue:
                     if lane.ranking is not None:
                         lane.ranking.shed()
