@@ -2,7 +2,8 @@
 
 A `Call` is a request head judged against the routing table: route, authority, and the block that goes to the replica
 except for what differs per request. An `Answer` is the same for a replica's head. Both live in bounded dictionaries
-that are emptied when full; calls also whenever a revision arrives, because keys and routes may have changed.
+that are emptied when full; of calls, those of an endpoint go with its revisions, because its keys may have changed, and all
+where names or hosts have.
 
 Of heads that differ, most differ in a field that means nothing here (`traceparent`) or only frames the body. So a head
 that is new as a whole is taken apart: the lines that have come before make a head of their own, which the strict parser
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 
 MOST = 512
 LONGEST = 2048
-"""Heads beyond this are judged anew each time, which bounds the memory of both dictionaries to a few megabytes."""
-_LINES = 4096
-"""Lines that are remembered as having come before."""
+"""Heads beyond this are judged anew each time, which bounds the memory of a replica's answers to a few megabytes."""
+MOST_CALLS = 16_384
+"""Enough for callers of 10,000 endpoints."""
+_CALL_BYTES = 8 << 20
+"""Of the heads of calls: the calls themselves take about as much again, and half a kilobyte each."""
+_LINES = 32_768
+_LINE_BYTES = 4 << 20
+"""Lines that are remembered as having come before, and their length in all."""
 _NEW_LINES = 4
 """A head with more lines that never came before is judged whole."""
 
@@ -122,7 +128,7 @@ def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http", received:
 class Calls:
     """The calls that were judged lately. `whole` has them by all their bytes."""
 
-    __slots__ = ("_bases", "_lines", "_received", "_scheme", "whole")
+    __slots__ = ("_base_bytes", "_bases", "_line_bytes", "_lines", "_received", "_scheme", "_whole_bytes", "whole")
 
     def __init__(self, scheme: bytes = b"http", received: str = "") -> None:
         """`scheme`: what callers speak, `http` or `https`; `received`: the version, where heads are made of another one."""
@@ -133,11 +139,22 @@ class Calls:
         """By the lines that have come before, without those of one request only."""
         self._lines: set[bytes] = set()
         """Lines, request line and fields, of requests that were let through to an endpoint."""
+        self._whole_bytes = self._base_bytes = self._line_bytes = 0
 
     def clear(self) -> None:
-        """Judge anew: keys, hosts or names have changed."""
+        """Judge anew: hosts or names have changed."""
         self.whole.clear()
         self._bases.clear()
+        self._whole_bytes = self._base_bytes = 0
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Judge anew what is for `endpoint`: its keys or limits have changed."""
+        for raw in [raw for raw, call in self.whole.items() if call.endpoint is endpoint]:
+            del self.whole[raw]
+            self._whole_bytes -= len(raw)
+        for raw in [raw for raw, call in self._bases.items() if call.endpoint is endpoint]:
+            del self._bases[raw]
+            self._base_bytes -= len(raw)
 
     def find(self, raw: bytes, table: Table[Endpoint]) -> tuple[Call, int, bytes]:
         """(call, length of the body, end of the head for the replica) of the head `raw`, which `whole` does not have."""
@@ -154,12 +171,16 @@ class Calls:
                 return found
         call = judge(raw, table, self._scheme, self._received)
         if call.refusal is not Refusal.BAD_REQUEST and call.websocket is None:  # its key never comes twice
-            if len(self.whole) >= MOST:
+            if len(self.whole) >= MOST_CALLS or self._whole_bytes >= _CALL_BYTES:
                 self.whole.clear()
+                self._whole_bytes = 0
             self.whole[raw] = call
+            self._whole_bytes += len(raw)
         if call.refusal is None:
-            if len(known) >= _LINES:
+            if len(known) >= _LINES or self._line_bytes >= _LINE_BYTES:
                 known.clear()
+                self._line_bytes = 0
+            self._line_bytes += sum([len(line) for line in fresh])
             known.update(lines)
         return call, call.length, call.after_peer
 
@@ -188,9 +209,11 @@ class Calls:
         base = self._bases.get(lines)
         if base is None:
             base = judge(lines + b"\r\n\r\n", table, self._scheme, self._received)
-            if len(self._bases) >= MOST:
+            if len(self._bases) >= MOST_CALLS or self._base_bytes >= _CALL_BYTES:
                 self._bases.clear()
+                self._base_bytes = 0
             self._bases[lines] = base
+            self._base_bytes += len(lines)
         return base
 
 
