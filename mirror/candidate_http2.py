@@ -47,7 +47,7 @@ class Http2Client:
             try:
                 shadow = _Shadow(await self._session(address, server_name), outgoing, reply)
                 await shadow.run()
-            except _Untouched as untouched:  # a name of its own: compiled, a name has one type
+            except _Untouched as untouched:
                 if not last:
                     continue
                 reply.error = str(untouched)
@@ -185,8 +185,8 @@ class _Shadow(Channel):
             return
         try:
             take()
-        except BadHead as error:
-            self._lost(Lost(f"not HTTP/2: {error}"))
+        except BadHead as malformed:
+            self._lost(Lost(f"not HTTP/2: {malformed}"))
         except (Lost, Refused) as error:
             self._lost(error)
 

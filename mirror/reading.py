@@ -13,7 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from mirror.heads import plain_type
 from router.policy.chunked import BadChunk, Decoder
 from router.policy.grammar import is_response_head, may_begin_response
-from router.policy.headers import BadHead, ResponseHead
+from router.policy.headers import BadHead, ResponseHead, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,5 +159,5 @@ def _understood(raw: bytes) -> tuple[int, ResponseHead]:
     except HttpParserUpgrade as error:
         raise Lost("not HTTP/1.1: switching protocols") from error
     except (HttpParserError, BadHead) as error:
-        raise Lost(f"not HTTP/1.1: {error.__context__ or error}") from error
+        raise Lost(f"not HTTP/1.1: {reason(error)}") from error
     return status, head

@@ -20,7 +20,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 from router.gateway.profile import AUTH_KEY, profile_of
 from router.gateway.responses import STATUS_LINES, Refusal, status_line
 from router.policy.grammar import is_request_head, is_response_head
-from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone
+from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone, reason
 from router.policy.matching import Table, origin_form
 from router.policy.upgrading import FIELDS, WEBSOCKET, Agreement, Offer, OtherVersion, agreed, offered
 
@@ -113,7 +113,7 @@ def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http", received:
         head.close(version)
         head.forwarded_proto = head.forwarded_proto or scheme
     except (HttpParserError, BadHead) as error:
-        return refused(Refusal.BAD_REQUEST, f"malformed request: {error.__context__ or error}", raw)
+        return refused(Refusal.BAD_REQUEST, f"malformed request: {reason(error)}", raw)
     if parser.get_method() == b"CONNECT":
         return refused(Refusal.UPGRADE, "CONNECT is not supported", raw)
     call = Call(parser.get_method())
@@ -303,7 +303,7 @@ class Answer:
             self.status: int = parser.get_status_code()
             head.close(parser.get_http_version(), self.status)
         except (HttpParserError, BadHead) as error:
-            raise ValueError(str(error.__context__ or error)) from error
+            raise ValueError(reason(error)) from error
         if self.status == 101:
             raise Switching(head)
         self.lines = b"".join(head.lines)

@@ -84,6 +84,12 @@ class Wheel:
             else:
                 entry.deadline = NEVER
                 entry.on_deadline(now)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Behind a turn, unless somebody has armed something meanwhile. (A method of its own: the compiler takes for granted
+        that what was None before a call is None behind it.)
+        """
         if self._timer is None:
             self._schedule()
 

@@ -27,6 +27,12 @@ class BadHead(ValueError):
     """The head has no single meaning."""
 
 
+def reason(error: Exception) -> str:
+    """What was wrong: a parser's error that covers one of ours, raised by its callback, says nothing itself."""
+    inner = error.__context__
+    return str(inner if isinstance(inner, BadHead) else error)
+
+
 class _Kind(enum.IntEnum):
     """What becomes of a field."""
 

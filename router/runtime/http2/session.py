@@ -241,8 +241,8 @@ class Session:
         before = (len(entries), entries[0] if entries else None, table.maxsize)
         try:
             found = cast("list[Field]", self._decoder.decode(block, raw=True))
-        except OversizedHeaderListError as error:
-            raise Broken(Code.ENHANCE_YOUR_CALM, "a field section far too large") from error
+        except OversizedHeaderListError as excess:
+            raise Broken(Code.ENHANCE_YOUR_CALM, "a field section far too large") from excess
         except HPACKError as error:
             raise Broken(Code.COMPRESSION_ERROR, "fields that cannot be unpacked") from error
         newest = entries[0] if entries else None

@@ -262,6 +262,7 @@ def test_what_comes_back_finds_its_balance_while_there_is_room_for_others(tmp_pa
     board.close()
 
 
+@pytest.mark.interpreted
 def test_names_are_found_again_after_a_worker_was_killed_while_it_changed_them(tmp_path: Path) -> None:
     path = tmp_path / "board"
     board = Board(path, 0, 2)
