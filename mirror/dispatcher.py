@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from mirror.candidate import Address, CandidateClient, Outgoing
 from mirror.candidate_http2 import Http2Client
 from mirror.capture import Refused, ResponseCapture
 from mirror.demand import Meter
-from mirror.discovery import Directory
+from mirror.discovery import Directory, EndpointView
 from mirror.exchange import Answer, Exchange, Outcome
 from mirror.marker import sign
 from mirror.reading import Reply
@@ -64,6 +65,10 @@ class Dispatcher:
         self._http2 = Http2Client(trust)
         self.scheduler: Scheduler[Ticket] = Scheduler(settings.max_concurrent, settings.max_waiting)
         self.meters: dict[LaneKey, Meter] = {}
+        self._addresses: dict[str, set[Address]] = {}
+        """Endpoint → those of its replicas."""
+        self._used: Counter[Address] = Counter()
+        """By how many endpoints: what a change of one costs does not grow with their number."""
 
     def submit(self, exchange: Exchange, candidate: str, settled: Settled) -> asyncio.Task[None]:
         """Start one shadow; `settled` gets its outcome, unless the task is cancelled before."""
@@ -76,11 +81,12 @@ class Dispatcher:
         for name in {*view.per_replica, *view.replicas}:
             key = (endpoint, name)
             self.scheduler.update(key, view.replicas.get(name, ()), view.per_replica.get(name, 1))
-        for key in [key for key in self.scheduler.lanes() if key[0] == endpoint]:
+        for key in self.scheduler.lanes_of(endpoint):
             if key[1] not in view.per_replica and key[1] not in view.replicas:
                 self._gone(key)
-        self._client.forget(self._addresses())
-        self._http2.forget(self._addresses())
+        if self._moved(endpoint, view):
+            self._client.forget(self._used)
+            self._http2.forget(self._used)
         self._pump()
 
     def moving(self) -> list[LaneKey]:
@@ -111,9 +117,19 @@ class Dispatcher:
         if meter is not None and not meter.in_flight:
             del self.meters[key]
 
-    def _addresses(self) -> set[Address]:
-        views = self._directory.endpoints.values()
-        return {(one.host, one.port) for view in views for group in view.replicas.values() for one in group}
+    def _moved(self, endpoint: str, view: EndpointView) -> bool:
+        """Count who uses which address, by the endpoint's replicas now; whether nobody uses one any more."""
+        now = {(one.host, one.port) for group in view.replicas.values() for one in group}
+        before = self._addresses.pop(endpoint, set())
+        if now:
+            self._addresses[endpoint] = now
+        self._used.update(now - before)
+        left = before - now
+        for address in left:
+            self._used[address] -= 1
+            if not self._used[address]:
+                del self._used[address]
+        return not left <= self._used.keys()
 
     async def _run(self, exchange: Exchange, candidate: str, settled: Settled) -> None:
         try:

@@ -18,6 +18,9 @@ from router.runtime.log.base import Log
 
 ACTIVE_SECONDS = 0.1
 IDLE_SECONDS = 1.0
+MOST_IDLE = 50
+"""Endpoints where nothing happens that are reported at once: 10,000 have had their word after 20 s. That is no loss: what
+the autoscaler asks a mirror for, while a replica drains, is urged or moving."""
 TOGETHER_SECONDS = 0.002
 """What becomes urgent within this time is told together."""
 
@@ -32,6 +35,8 @@ class Recorder:
         self._hand = hand
         self._urged = asyncio.Event()
         self._urgent: set[str] = set()
+        self._round: list[str] = []
+        """Endpoints where nothing happens that have yet to be reported."""
         self._starts: dict[str, int] = {}
         """Endpoint → end of its last reported window, Unix ns."""
 
@@ -66,12 +71,17 @@ class Recorder:
         self._urged.clear()
 
     def report(self, dispatcher: Dispatcher, *, everything: bool) -> None:
-        """One report per endpoint that has news; with `everything`, per endpoint that has candidates or drains."""
+        """One report per endpoint that has news; with `everything`, per endpoint that has candidates or drains.
+
+        Of many such endpoints, each call reports some, until all have had their turn.
+        """
         now_ns, now = time.time_ns(), asyncio.get_running_loop().time()
-        for endpoint in self._endpoints(dispatcher, everything):
+        moving: dict[str, list[str]] = {}
+        for owner, name in dispatcher.moving():
+            moving.setdefault(owner, []).append(name)
+        for endpoint in self._endpoints(moving, everything):
             view = self._directory.view(endpoint)
-            moving = (name for owner, name in dispatcher.moving() if owner == endpoint)
-            names = dict.fromkeys((*view.mirrors, *moving))
+            names = dict.fromkeys((*view.mirrors, *moving.get(endpoint, ())))
             report = DemandReport(
                 endpoint,
                 self._starts.get(endpoint, now_ns),
@@ -88,10 +98,12 @@ class Recorder:
             if sequence >= 0:
                 self._hand(self._log.writer, sequence, endpoint, message)
 
-    def _endpoints(self, dispatcher: Dispatcher, everything: bool) -> list[str]:
-        found = dict.fromkeys((*self._urgent, *(endpoint for endpoint, _ in dispatcher.moving())))
+    def _endpoints(self, moving: Iterable[str], everything: bool) -> list[str]:
+        found = dict.fromkeys((*self._urgent, *moving))
         self._urgent.clear()
-        if everything:
+        if everything and not self._round:
             views = self._directory.endpoints.items()
-            found.update(dict.fromkeys(name for name, view in views if view.mirrors or view.draining()))
+            self._round = [name for name, view in views if view.mirrors or view.draining()]
+        found.update(dict.fromkeys(self._round[-MOST_IDLE:]))
+        del self._round[-MOST_IDLE:]
         return list(found)

@@ -40,6 +40,7 @@ class Scheduler(Generic[T]):
         self._max_concurrent = max_concurrent
         self._max_waiting = max_waiting
         self._lanes: dict[LaneKey, _Lane[T]] = {}
+        self._of_endpoint: dict[str, set[LaneKey]] = {}
         self._active: dict[_Lane[T], None] = {}
         """Lanes that want or hold something."""
         self._running = 0
@@ -63,6 +64,10 @@ class Scheduler(Generic[T]):
         self._settle(lane)
         if not lane.total:
             del self._lanes[key]
+            lanes = self._of_endpoint[key[0]]
+            lanes.discard(key)
+            if not lanes:
+                del self._of_endpoint[key[0]]
         return waiting
 
     def submit(self, key: LaneKey, ticket: T) -> str:
@@ -121,6 +126,10 @@ class Scheduler(Generic[T]):
         """Every lane there is."""
         return tuple(self._lanes)
 
+    def lanes_of(self, endpoint: str) -> Sequence[LaneKey]:
+        """Those of one endpoint."""
+        return tuple(self._of_endpoint.get(endpoint, ()))
+
     def ready(self, key: LaneKey) -> int:
         """Ready replicas of a lane."""
         return len(self._lanes[key].ready) if key in self._lanes else 0
@@ -138,7 +147,11 @@ class Scheduler(Generic[T]):
         return self._lanes[key].in_flight if key in self._lanes else {}
 
     def _lane(self, key: LaneKey) -> _Lane[T]:
-        return self._lanes.setdefault(key, _Lane())
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            self._of_endpoint.setdefault(key[0], set()).add(key)
+        return lane
 
     def _room(self, lane: _Lane[T]) -> bool:
         share = max(1, self._max_concurrent // self._busy(lane))
