@@ -80,6 +80,8 @@ async def test_a_replica_that_dies_unanswered_is_retried_once_elsewhere(rig: Rig
             got = await ask(rig.port, post(b"%d" % number))
             assert (got.status, got.body) == (200, b"%d" % number)
         assert 1 <= len(dead.requests) < 20
+        for body in (b"a" * 40_000, b"b" * 60_000):  # as long as a whole body is kept, however it was sent
+            assert (await ask(rig.port, post(body))).body == body
     await until(lambda: any(one.flags & Flag.RETRIED for one in rig.records), "a record of a retry")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,6 +38,15 @@ async def test_a_request_reaches_the_replica_and_its_answer_the_caller(rig: Rig,
     assert upstream.requests[0].target == "/v1/score?a=b/c"
     assert got.headers["azureml-model-deployment"] == "blue"
     assert got.headers["content-type"] == "text/plain"
+
+
+async def test_bodies_of_any_size_pass_whole_behind_their_heads(rig: Rig, upstream: ScriptedReplica) -> None:
+    async with caller(rig.port) as connection:
+        for size in (32_767, 32_768, 32_769, 65_536, 65_537, 220_000, 2 << 20):
+            body = random.Random(size).randbytes(size)
+            connection.send(post(body))
+            assert (await connection.answer()).body == body
+    assert upstream.connections == 1
 
 
 async def test_our_request_id_goes_both_ways_and_names_the_record(rig: Rig, upstream: ScriptedReplica) -> None:
