@@ -119,7 +119,17 @@ def test_a_peer_speaks_tls(name: str, tmp_path: Path, models: dict[str, Server])
     work = Work({one: server.server_port for one, server in models.items()}, tls=pair(tmp_path))
     with roster.start(name, tmp_path / "peer", port, work, 0):
         handshakes = said(
-            "handshakes", "--port", str(port), "--path", PATH, "--seconds", "0.2", cpu=None, deadline_seconds=60
+            "handshakes",
+            "--port",
+            str(port),
+            "--path",
+            PATH,
+            "--seconds",
+            "0.2",
+            "--at-once",
+            "2",
+            cpu=None,
+            deadline_seconds=60,
         )
     assert 0 < handshakes["handshakes"] <= sum(len(server.seen) for server in models.values())
 
