@@ -6,12 +6,15 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from router.contract.codec import decode_demand
 from router.contract.events import DemandReport, DeploymentReplicas, EndpointReplicas, Replica, ReplicaState
 from router.gateway.demand import BEATS_PER_SECOND, MOST_AT_ONCE, Reporter
 from router.gateway.routes import Endpoint
 from router.gateway.state import Counters
 
+pytestmark = pytest.mark.interpreted  # the worker is a stand-in
 PERIOD_NS = 100_000_000
 SECOND = 1_000_000_000
 ONE = {"blue": DeploymentReplicas(1, 1, replicas=(Replica("r", "127.0.0.1", 1, ReplicaState.READY, "template"),))}

@@ -17,6 +17,8 @@ from router.gateway.state import Counters
 from router.policy.matching import Table
 from router.runtime.log.base import Message
 
+pytestmark = pytest.mark.interpreted  # the worker is a stand-in
+
 
 class Worker:
     """Discovery with as much of a worker as endpoints without deployments need."""
