@@ -358,6 +358,12 @@ class Downstream(Near):
             if self._read_paused:
                 self._resume_reading()
 
+    def ends(self) -> None:
+        """What is written next is the last: under TLS our close_notify goes with it."""
+        tls = self.transport.get_extra_info("tls")
+        if tls is not None:
+            tls.hold()
+
     def _wait_for_reader(self) -> None:
         """Nothing new is begun for a caller that has not read its answers."""
         self._pause_reading()

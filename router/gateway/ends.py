@@ -34,6 +34,9 @@ class Near:
         """There is room again."""
         raise NotImplementedError
 
+    def ends(self) -> None:
+        """What is written next is the last of its connection, which ends in the same turn."""
+
     def end_by_reset(self) -> None:
         """Let the end that comes be a break."""
         raise NotImplementedError

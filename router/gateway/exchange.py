@@ -599,6 +599,8 @@ class Exchange:
         """The whole body came with the head: one write for both."""
         self._sent = len(body)
         block, self._block = self._block, b""
+        if not self.keep_alive:
+            self.down.ends()
         if self._sent > _JOINED_BYTES:
             self.down.transport.write(block)
             self.down.transport.write(body)

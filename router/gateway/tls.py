@@ -62,7 +62,7 @@ class Secured:
     """
 
     __slots__ = (
-        "_closing", "_cut", "_incoming", "_inner", "_object", "_open", "_outgoing", "_plain", "_read_all", "_shut", "deadline",
+        "_closing", "_cut", "_held", "_incoming", "_inner", "_object", "_open", "_outgoing", "_plain", "_read_all", "_shut", "deadline",
         "slot",
     )  # fmt: skip
 
@@ -75,6 +75,8 @@ class Secured:
         self._open = False
         """The handshake is over."""
         self._closing = False
+        self._held = False
+        """What is written leaves with our close_notify."""
         self._shut = False
         """We have said close_notify."""
         self._read_all = False
@@ -255,7 +257,8 @@ class Secured:
         try:
             if len(data) <= _RECORD_BYTES:
                 self._object.write(data)
-                self._plain.write(self._outgoing.read())
+                if not self._held:
+                    self._plain.write(self._outgoing.read())
             else:
                 self._write_long(memoryview(data))
         except ssl.SSLError as error:
@@ -286,8 +289,13 @@ class Secured:
         """Say that this is the end, send what is left, and end."""
         if not self._closing:
             self._say_close()
+            self._flush()
             self._closing = True
             self._plain.close()
+
+    def hold(self) -> None:
+        """What is written next is the last: `close` or `write_eof` follows in the same turn, and both leave as one."""
+        self._held = True
 
     def abort(self) -> None:
         """End now, as a break."""

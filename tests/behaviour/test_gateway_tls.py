@@ -69,6 +69,23 @@ async def test_a_request_is_answered_and_the_model_is_told_https(
             assert (await connection.read()).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("size", [0, 4, 16_000, 16_384, 16_385, 40_000, 220_000])
+async def test_the_last_answer_is_whole_and_ends_with_a_close_notify(
+    tmp_path: Path, authority: Authority, pair: Issued, size: int
+) -> None:
+    body = b"x" * size
+    asked = post(body, extra=BYE)
+    async with scripted() as upstream, serving(tmp_path, pair, upstream.port) as rig:
+        async with tls_caller(rig.port, authority.trusted()) as connection:
+            connection.send(asked)
+            assert (await connection.everything()).partition(b"\r\n\r\n")[2] == body
+            assert connection.clean
+        async with tls_caller(rig.port, authority.trusted()) as connection:
+            connection.send(asked + b"of what is never asked")
+            assert (await connection.everything()).partition(b"\r\n\r\n")[2] == body
+            assert connection.clean
+
+
 async def test_http_1_1_is_agreed_on_and_a_session_is_resumed(
     tmp_path: Path, authority: Authority, pair: Issued
 ) -> None:
