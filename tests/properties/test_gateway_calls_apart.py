@@ -114,5 +114,7 @@ def test_what_is_remembered_is_bounded() -> None:
     calls = Calls()
     for number in range(3 * calls_module._LINES):
         calls.find(b"\r\n".join([FIRST[0], *USUAL, b"X_%d: 1" % number, b"", b""]), TABLE)
-        assert len(calls.whole) <= calls_module.MOST
+        assert len(calls.whole) <= calls_module.MOST_CALLS
+        assert calls._whole_bytes <= calls_module._CALL_BYTES + calls_module.LONGEST
         assert len(calls._lines) <= calls_module._LINES + len(USUAL) + 1
+    assert calls._whole_bytes == sum(map(len, calls.whole))
