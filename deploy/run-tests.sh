@@ -10,7 +10,6 @@ if [ $# -gt 0 ]; then exec .venv/bin/pytest "$@"; fi
 beside() { .venv/bin/pytest -p no:cacheprovider "$@"; }
 whole() { beside -m "not pods and not extended" tests/behaviour; }
 kafka() { beside -m "not extended" tests/kafka tests/log; }
-api_server() { beside -m "not pods and not extended" tests/kubernetes; }
 pods() {
   .venv/bin/python -m loadtests.kubernetes.cluster prepare
   beside -m "pods and not extended" tests/kubernetes tests/backends
@@ -20,13 +19,18 @@ compiled() { # the live path once more, as it is when compiled; the build is sma
     printf '\n› skipped: the tests of the compiled live path need a C compiler (gcc)\n'
     return 0
   fi
-  printf '\n› the live path, compiled\n'
-  (bash deploy/compiled.sh && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
+  printf "\n› the live path, compiled\n"
+  (nice -n 10 bash deploy/compiled.sh && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
     tests/unit/gateway tests/unit/policy tests/behaviour/test_gateway_*.py tests/behaviour/test_http_corpus.py tests/behaviour/test_mirror_http2.py)
+}
+api_server() {
+  beside -m "not pods and not extended" tests/kubernetes
+  local result=$?
+  compiled && return "$result"
 }
 
 names=(whole kafka api_server pods)
-declare -A about=([whole]="whole roles and processes" [kafka]="on Kafka" [api_server]="what needs Kubernetes' API server alone"
+declare -A about=([whole]="whole roles and processes" [kafka]="on Kafka" [api_server]="what needs Kubernetes' API server alone, then the live path compiled"
   [pods]="on a Kubernetes with pods")
 folder=$(mktemp -d)
 runs=()
@@ -40,9 +44,9 @@ set +m
 trap 'for one in "${runs[@]}"; do kill -INT -- "-$one" 2>/dev/null; done; wait "${runs[@]}"; rm -rf "$folder"' EXIT
 interrupted=
 trap 'interrupted=1' INT
-.venv/bin/pytest -m "not pods" --ignore=tests/behaviour --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
+# What computes and waits for nobody gives way to what waits and is the longest.
+nice -n 10 .venv/bin/pytest -m "not pods" --ignore=tests/behaviour --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
 result=$?
-if [ -z "$interrupted" ]; then compiled || result=1; fi
 [ -z "$interrupted" ] || exit 130
 trap - INT
 for name in "${names[@]}"; do
