@@ -8,7 +8,7 @@ export PYTHONHASHSEED=0
 if [ $# -gt 0 ]; then exec .venv/bin/pytest "$@"; fi
 
 beside() { .venv/bin/pytest -p no:cacheprovider "$@"; }
-whole() { beside -m "not pods and not extended" tests/behaviour; }
+whole() { nice -n 5 .venv/bin/pytest -p no:cacheprovider -m "not pods and not extended" tests/behaviour; }
 kafka() { beside -m "not extended" tests/kafka tests/log; }
 pods() {
   .venv/bin/python -m loadtests.kubernetes.cluster prepare
