@@ -13,16 +13,15 @@ import struct
 import time
 from typing import TYPE_CHECKING, cast
 
-from router.gateway.calls import refused, too_large
-from router.gateway.ends import Near
-from router.gateway.exchange import ANSWERING, Exchange
+from router.gateway.calls import refused
+from router.gateway.exchange import Exchange
 from router.gateway.http2.serving import Serving
+from router.gateway.keeping_up import Caller
 from router.gateway.leaving import Watch
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
 from router.gateway.tracing import TracedExchange
 from router.policy.chunked import BadChunk, Decoder
-from router.policy.pacing import Pace
 
 if TYPE_CHECKING:
     from router.gateway.state import State
@@ -38,12 +37,12 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: what is not sent yet is dropped, and the other end is told that the connection broke."""
 
 
-class Downstream(Near):
+class Downstream(Caller):
     """One caller's connection; a protocol by its methods alone, so that it can be compiled."""
 
     __slots__ = (
-        "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_pace", "_read_paused", "_state",
-        "_unsent", "_unwelcome", "_used", "_watch", "quiet_since",
+        "_backlog", "_buffer", "_decoder", "_discarded", "_ended", "_head_since", "_left", "_mode", "_read_paused", "_unwelcome",
+        "_used", "_watch", "quiet_since",
     )  # fmt: skip
 
     def __init__(self, state: State) -> None:
@@ -57,7 +56,6 @@ class Downstream(Near):
         """Whether the caller reads slower than the answer comes."""
         self.paused_since = 0
         self._unsent = 0
-        """Bytes that waited for it then."""
         self._mode = _HEAD
         self._buffer = b""
         self._backlog = b""
@@ -73,7 +71,7 @@ class Downstream(Near):
         self._ended = False
         """The caller sends nothing more."""
         self._watch: Watch | None = None
-        self._pace: Pace | None = None
+        self._pace = None
         """Of the body that is arriving."""
         self._unwelcome: Refusal | None = None
         """Why it may not stay."""
@@ -280,39 +278,6 @@ class Downstream(Near):
         elif self._mode == _CHUNKED and self._dawdles(time.monotonic_ns()):
             self._refuse_slow_body()
 
-    def _outgrows(self, exchange: Exchange) -> bool:
-        """Whether a body without a length has become larger than its endpoint lets it; then the request has ended."""
-        endpoint = exchange.endpoint
-        if endpoint is None or exchange.received <= endpoint.max_body:
-            return False
-        exchange.keep_alive = False
-        if exchange.first_byte:
-            self._state.refusals.cut("large_body", "a body outgrew its endpoint's limit while its answer streamed")
-            exchange.abandon()
-        else:
-            exchange.refuse(Refusal.BODY_TOO_LARGE, too_large(endpoint))
-        return True
-
-    def _new_pace(self, now: int, received: int) -> Pace | None:
-        settings = self._state.settings
-        least = int(settings.min_rate_bytes * settings.body_seconds)
-        return Pace(least, int(settings.body_seconds * 1e9), now, received) if least else None
-
-    def _dawdles(self, now: int) -> bool:
-        """Whether the body comes too slowly. What is not read cannot come, and an answer that has begun has its own bound."""
-        exchange, pace = self.exchange, self._pace
-        if exchange is None or pace is None or exchange.stage >= ANSWERING:
-            return False
-        if self._read_paused:
-            pace.restart(now, exchange.received)
-            return False
-        return pace.is_slow(now, exchange.received)
-
-    def _refuse_slow_body(self) -> None:
-        assert self.exchange is not None
-        rate = self._state.settings.min_rate_bytes
-        self.exchange.refuse(Refusal.SLOW_BODY, f"the request's body comes with less than {rate} bytes per second")
-
     def _keep(self, data: bytes) -> None:
         """Of the next request, while this one is not over."""
         self._backlog += data
@@ -455,7 +420,7 @@ class Downstream(Near):
         """The other end reads too slowly."""
         self.paused = True
         self.paused_since = time.monotonic_ns()
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = self.unsent_bytes()
         if self.exchange is None:
             if self._mode == _HEAD:
                 self._backlog, self._buffer, self._mode = self._buffer, b"", _WAIT
@@ -473,17 +438,9 @@ class Downstream(Near):
         elif self.exchange.up is not None:
             self.exchange.up.resume_reading()
 
-    def reads_on(self, now: int) -> bool:
-        """Whether a caller that is behind still may take its time, or has taken enough meanwhile; then its deadline is set."""
-        state = self._state
-        if now - self.paused_since >= state.send_ns:
-            unsent = self.transport.get_write_buffer_size()
-            if self._unsent - unsent < max(1, int(state.settings.min_rate_bytes * state.settings.send_seconds)):
-                state.refusals.cut("slow_reader", "a caller did not take its answer")
-                return False
-            self.paused_since, self._unsent = now, unsent
-        state.wheel.arm(self, self.paused_since + state.send_ns)
-        return True
+    def unsent_bytes(self) -> int:
+        """What waits for the caller now."""
+        return self.transport.get_write_buffer_size()
 
     @property
     def is_read(self) -> bool:

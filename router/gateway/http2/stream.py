@@ -10,14 +10,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
-from router.gateway.calls import too_large
-from router.gateway.ends import Near
-from router.gateway.exchange import ANSWERING, Exchange
+from router.gateway.exchange import Exchange
 from router.gateway.http2 import grpc
+from router.gateway.keeping_up import Caller
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
 from router.policy.chunked import Decoder
-from router.policy.pacing import Pace
 from router.runtime.http2 import packing
 from router.runtime.http2.channel import Channel, Field
 from router.runtime.http2.frames import Code
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
 _HEAD, _LENGTH, _CHUNKED, _UNTIL_OVER, _DONE = range(5)
 
 
-class Stream(Near):
+class Stream(Caller):
     """What the exchange knows as its caller."""
 
-    __slots__ = ("_pace", "_state", "_unsent", "answering", "grpc", "left")
+    __slots__ = ("answering", "grpc", "left")
 
     def __init__(self, state: State, session: Serving, number: int) -> None:
         self._state = state
@@ -47,18 +45,13 @@ class Stream(Near):
         self.grpc = False
         self.left = -1
         """Bytes of the body that must still come; -1: as many as do."""
-        self._pace: Pace | None = None
-        """Of the body that is arriving."""
+        self._pace = None
         self._unsent = 0
-        """Bytes that waited for the caller when it was last looked at."""
 
     def expect(self, length: int, now: int) -> None:
         """A body follows: so many bytes, or (-1) any number."""
         self.left = length
-        settings = self._state.settings
-        least = int(settings.min_rate_bytes * settings.body_seconds)
-        if least:
-            self._pace = Pace(least, int(settings.body_seconds * 1e9), now, 0)
+        self._pace = self._new_pace(now, 0)
 
     def pause_for_replica(self) -> None:
         """There is no room for more of the body."""
@@ -107,32 +100,8 @@ class Stream(Near):
         elif self._dawdles(time.monotonic_ns()):
             self._refuse_slow_body()
 
-    def _outgrows(self, exchange: Exchange) -> bool:
-        """Whether the body has become larger than its endpoint lets it; then the request has ended."""
-        endpoint = exchange.endpoint
-        if endpoint is None or exchange.received <= endpoint.max_body:
-            return False
-        if exchange.first_byte:
-            self._state.refusals.cut("large_body", "a body outgrew its endpoint's limit while its answer streamed")
-            exchange.abandon()
-        else:
-            exchange.refuse(Refusal.BODY_TOO_LARGE, too_large(endpoint))
-        return True
-
     def _dawdles(self, now: int) -> bool:
-        """Whether the body comes too slowly. What is not read cannot come, and an answer that has begun has its own bound."""
-        exchange, pace = self.exchange, self._pace
-        if exchange is None or pace is None or exchange.stage >= ANSWERING or self.answering.heard_end:
-            return False
-        if not self.is_read:
-            pace.restart(now, exchange.received)
-            return False
-        return pace.is_slow(now, exchange.received)
-
-    def _refuse_slow_body(self) -> None:
-        assert self.exchange is not None
-        rate = self._state.settings.min_rate_bytes
-        self.exchange.refuse(Refusal.SLOW_BODY, f"the request's body comes with less than {rate} bytes per second")
+        return not self.answering.heard_end and super()._dawdles(now)
 
     def _malformed(self, exchange: Exchange) -> None:
         if exchange.first_byte:
@@ -163,17 +132,9 @@ class Stream(Near):
         elif not (self.paused and self.reads_on(now)):
             self.answering.reset(Code.CANCEL)
 
-    def reads_on(self, now: int) -> bool:
-        """Whether a caller that is behind still may take its time, or has taken enough meanwhile; then its deadline is set."""
-        state = self._state
-        if now - self.paused_since >= state.send_ns:
-            unsent = self.answering.unsent
-            if self._unsent - unsent < max(1, int(state.settings.min_rate_bytes * state.settings.send_seconds)):
-                state.refusals.cut("slow_reader", "a caller did not take its answer")
-                return False
-            self.paused_since, self._unsent = now, unsent
-        state.wheel.arm(self, self.paused_since + state.send_ns)
-        return True
+    def unsent_bytes(self) -> int:
+        """What waits for the caller now."""
+        return self.answering.unsent
 
     def settle(self) -> None:
         """The last of the answer is on its way."""
@@ -190,7 +151,7 @@ class Stream(Near):
         self.paused = paused
         exchange = self.exchange
         if paused:
-            self.paused_since, self._unsent = time.monotonic_ns(), self.answering.unsent
+            self.paused_since, self._unsent = time.monotonic_ns(), self.unsent_bytes()
         if exchange is not None and exchange.up is not None:
             if paused:
                 exchange.up.pause_reading()
