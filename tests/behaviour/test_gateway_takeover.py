@@ -11,7 +11,6 @@ import socket
 import ssl
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -19,8 +18,9 @@ import psutil
 from loadtests.waiting import free_port
 from router.gateway import handover
 from router.runtime.settings import DataLayout, GatewaySettings
-from tests.support.gateway_rig import PATIENCE, Publisher, deployment, replica, until, worker_process
-from tests.support.gateway_upstream import Request, ask, caller, post, scripted
+from tests.support.gateway_rig import PATIENCE, deployment, replica, until, worker_process
+from tests.support.gateway_upstream import Request, Script, ask, caller, post, scripted
+from tests.support.gateway_workers import publishing
 from tests.support.tls_authority import Authority, tls_caller
 
 Process = asyncio.subprocess.Process
@@ -28,14 +28,16 @@ BYE = "Connection: close\r\n"
 WEIGHTS = {"blue": 83, "green": 10, "red": 7}
 
 
-@contextlib.asynccontextmanager
-async def publishing(folder: Path) -> AsyncIterator[Publisher]:
-    DataLayout(folder).create()
-    publisher = Publisher(DataLayout(folder).log)
-    try:
-        yield publisher
-    finally:
-        await publisher.log.close()
+def held(release: asyncio.Event) -> Script:
+    """Answers at once, but for a body that says `hold`: that waits for the release."""
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        await request.read_body()
+        if request.body == b"hold":
+            await release.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    return script
 
 
 def listens(process: Process) -> bool:
@@ -142,13 +144,7 @@ async def test_ten_take_overs_under_load_lose_nothing_and_keep_the_split(tmp_pat
 async def test_what_the_old_one_has_under_way_ends_there(tmp_path: Path) -> None:
     release = asyncio.Event()
 
-    async def hold(request: Request, writer: asyncio.StreamWriter) -> None:
-        await request.read_body()
-        if request.body == b"hold":
-            await release.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    async with publishing(tmp_path) as publisher, scripted(hold) as upstream:
+    async with publishing(tmp_path) as publisher, scripted(held(release)) as upstream:
         publisher.endpoint("demo", {"blue": deployment(concurrency=1)}, {"blue": 100})
         publisher.replicas("demo", {"blue": [replica(upstream.port, replica_id=name) for name in ("one", "two")]})
         await publisher.log.flush()
@@ -191,13 +187,7 @@ async def test_a_successor_that_dies_before_it_accepts_changes_nothing(tmp_path:
 async def test_where_there_is_nobody_or_only_somebody_who_ends_it_starts_at_once(tmp_path: Path) -> None:
     release = asyncio.Event()
 
-    async def hold(request: Request, writer: asyncio.StreamWriter) -> None:
-        await request.read_body()
-        if request.body == b"hold":
-            await release.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    async with publishing(tmp_path) as publisher, scripted(hold) as upstream:
+    async with publishing(tmp_path) as publisher, scripted(held(release)) as upstream:
         publisher.endpoint("demo", {"blue": deployment()}, {"blue": 100})
         publisher.replicas("demo", {"blue": [replica(upstream.port)]})
         await publisher.log.flush()
@@ -215,13 +205,7 @@ async def test_where_there_is_nobody_or_only_somebody_who_ends_it_starts_at_once
 
 
 async def test_a_killed_predecessor_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    async def hold(request: Request, writer: asyncio.StreamWriter) -> None:
-        await request.read_body()
-        if request.body == b"hold":
-            await asyncio.Event().wait()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    async with publishing(tmp_path) as publisher, scripted(hold) as upstream:
+    async with publishing(tmp_path) as publisher, scripted(held(asyncio.Event())) as upstream:
         publisher.endpoint("demo", {"blue": deployment(concurrency=1, wait_ms=60_000)}, {"blue": 100})
         publisher.replicas("demo", {"blue": [replica(upstream.port)]})
         await publisher.log.flush()
