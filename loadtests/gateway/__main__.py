@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
 from pathlib import Path
 
+from loadtests.choosing_sizes import add_size_arguments, chosen, progress
 from loadtests.gateway.ground import OURS, Ground
 from loadtests.gateway.peers import roster
 from loadtests.gateway.plot import svg
@@ -84,14 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if absent := roster.lacking(peers):
         print(f"not on the path: {', '.join(absent)}; make bench-gateway installs what Debian has", file=sys.stderr)
         return 1
-    given = {one.name: getattr(options, one.name) for one in fields(Sizes)}
-    base = QUICK if options.quick else Sizes()
-    sizes = Sizes(**{name: getattr(base, name) if value is None else value for name, value in given.items()})
+    sizes = chosen(options, Sizes(), QUICK)
     started, load = time.monotonic(), os.getloadavg()[0]
-
-    def say(words: str) -> None:
-        print(f"  {time.monotonic() - started:4.0f} s  {words}", file=sys.stderr, flush=True)
-
+    say = progress(started)
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         rows = measure(Ground(Path(folder), sizes, peers, say), names)
     how = "compiled" if _compiled() else "interpreted"
@@ -117,11 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the rows, as SVG")
     parser.add_argument("--row", action="append", choices=NAMES, help="only this; may be repeated")
     parser.add_argument("--peer", action="append", choices=roster.NAMES, help="only this; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not what it measures")
-    for one in fields(Sizes):
-        kind = int if one.type == "int" else float
-        flag, default = f"--{one.name.replace('_', '-')}", f"(default: {one.default})"
-        parser.add_argument(flag, type=kind, metavar="N", help=f"{_HELP[one.name]} {default}")
+    add_size_arguments(parser, Sizes, _HELP)
     return parser
 
 

@@ -13,10 +13,10 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtests.choosing_sizes import add_size_arguments, chosen, progress
 from loadtests.kubernetes import image
 from loadtests.kubernetes.bench import from_zero, scale_rows
 from loadtests.kubernetes.bench.sizes import Sizes
@@ -61,14 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reason := missing(nodes=int(real)) or (image.missing() if real else None):
         print(reason, file=sys.stderr)
         return 1
-    given = {one.name: getattr(options, one.name) for one in fields(Sizes)}
-    base = QUICK if options.quick else Sizes()
-    sizes = Sizes(**{name: getattr(base, name) if value is None else value for name, value in given.items()})
+    sizes = chosen(options, Sizes(), QUICK)
     started, load = time.monotonic(), os.getloadavg()[0]
-
-    def say(words: str) -> None:
-        print(f"  {time.monotonic() - started:4.0f} s  {words}", file=sys.stderr, flush=True)
-
+    say = progress(started)
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         try:
             rows = asyncio.run(measure(Path(folder), names, sizes, say))
@@ -86,11 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.kubernetes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--row", action="append", choices=NAMES, help="only this; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not what it measures")
-    for one in fields(Sizes):
-        kind = int if one.type == "int" else float
-        flag, default = f"--{one.name.replace('_', '-')}", f"(default: {one.default})"
-        parser.add_argument(flag, type=kind, metavar="N", help=f"{_HELP[one.name]} {default}")
+    add_size_arguments(parser, Sizes, _HELP)
     return parser
 
 
