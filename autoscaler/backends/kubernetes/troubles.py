@@ -36,6 +36,9 @@ _SIGNALLED = frozenset({137, 143})
 """By SIGKILL or SIGTERM: most likely by the kubelet, because a probe failed."""
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"})
 
+_NOT_YET_HEARD = ("failed to sync secret cache", "failed to sync configmap cache")
+"""The kubelet has waited a second for what the API server has; it asks again by itself."""
+
 
 def trouble_of(status: Mapping[str, Any]) -> Trouble | None:
     """What is wrong with a pod that is not ready; None when nothing is, or not yet."""
@@ -60,7 +63,7 @@ def _of_container(one: Mapping[str, Any], *, init: bool) -> Trouble | None:
     if reason in _IMAGE:
         return Trouble("Image", f"{reason}: {said}" if said else reason, final=reason != "ErrImagePull")
     if reason in _CONFIG:
-        return Trouble("Config", f"{reason}: {said}")
+        return Trouble("Config", f"{reason}: {said}", final=not said.startswith(_NOT_YET_HEARD))
     ended = state.get("terminated") or last
     if not ended or not ended.get("exitCode") or (not init and not one.get("restartCount") and "running" in state):
         return None

@@ -105,6 +105,14 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
         (waiting("ErrImagePull", "no such"), Trouble("Image", "ErrImagePull: no such", final=False)),
         (waiting("ImagePullBackOff"), Trouble("Image", "ImagePullBackOff")),
         (waiting("CreateContainerConfigError", "bad"), Trouble("Config", "CreateContainerConfigError: bad")),
+        (
+            waiting("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+            Trouble(
+                "Config",
+                "CreateContainerConfigError: failed to sync secret cache: timed out waiting for the condition",
+                final=False,
+            ),
+        ),
         (waiting("ContainerCreating"), None),
         (
             waiting("CrashLoopBackOff", restartCount=1, lastState=ended(3, message="no weights")),
