@@ -612,9 +612,23 @@ class Exchange:
     def relay(self, pieces: list[bytes]) -> None:
         """Body from the replica: on to the caller at once."""
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        payload = frame(pieces) if self._chunked_out else pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pass_back(payload, size)
+        if self._shadow is not None:
+            for piece in pieces:
+                self._shadow.add(Kind.RESPONSE_BODY, piece)
+
+    def relay_chunk(self, chunk: bytes, size: int) -> None:
+        """The same for a whole chunk with `size` bytes of payload: it need not be framed anew for who gets chunks."""
+        if self._chunked_out and self._shadow is None:
+            self._pass_back(chunk, size)
+        else:
+            self.relay([chunk[-size - 2 : -2]])
+
+    def _pass_back(self, payload: bytes, size: int) -> None:
+        """Write what stands for `size` bytes of the body."""
         self._sent += size
         down = self.down
-        payload = frame(pieces) if self._chunked_out else pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._block:
             payload = self._block + payload
             self._block = b""
@@ -624,9 +638,6 @@ class Exchange:
             self._state.wheel.arm(down, time.monotonic_ns() + self.lane.timeout_ns)
         if payload:
             down.transport.write(payload)
-        if self._shadow is not None:
-            for piece in pieces:
-                self._shadow.add(Kind.RESPONSE_BODY, piece)
 
     def answered(self) -> None:
         """The answer's last byte is on its way to the caller."""

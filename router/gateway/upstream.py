@@ -197,6 +197,10 @@ class Upstream(Far):
             return
         decoder = self._decoder
         assert decoder is not None
+        size = decoder.whole(data)
+        if size:
+            exchange.relay_chunk(data, size)
+            return
         try:
             pieces, rest = decoder.feed(data)
         except BadChunk as error:

@@ -14,6 +14,8 @@ MAX_LINE_BYTES = 256
 MAX_EXCESS_BYTES = 16384
 """By which extensions may outweigh the payload before them: they cost work and carry nothing."""
 MAX_TRAILER_BYTES = 8192
+_PLAIN_SIZE_BYTES = 10
+"""Where the line of a size has ended that any read can have brought as a whole."""
 _HEADS_OWN = frozenset(
     {b"authorization", b"connection", b"content-encoding", b"content-length", b"content-range", b"content-type", b"cookie",
      b"expect", b"host", b"proxy-authorization", b"set-cookie", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
@@ -61,6 +63,17 @@ class Decoder:
                 self._size(data[at:end])
             at = end + 2
         return pieces, data[at:]
+
+    def whole(self, data: bytes) -> int:
+        """How much payload `data` has where it is one whole chunk, spelled as `frame` spells it, and nothing else; otherwise 0.
+
+        It may then be passed on as it is, and need not be fed.
+        """
+        if self._left or self._held or self._in_trailers or not data.endswith(b"\r\n"):
+            return 0
+        end = data.find(b"\r\n", 0, _PLAIN_SIZE_BYTES)
+        size = len(data) - end - 4
+        return size if end > 0 and size > 0 and data.startswith(b"%x\r\n" % size) else 0
 
     def _payload(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Take payload and then the CRLF behind it; returns where it stopped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,56 @@ def test_extensions_and_trailers_are_dropped(pieces: list[bytes], cuts: list[int
     chunks = b"".join(b"%X;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     wire = chunks + b"000\r\nX-Sum: 1\r\nY: \r\n\r\n"
     assert decode(slices(wire, cuts)) == (b"".join(pieces), b"", True)
+
+
+def decode_passing_whole_chunks_on(parts: list[bytes]) -> tuple[bytes, bytes, bool]:
+    """As a gateway does that need not frame them anew: what it passes on is decoded by somebody else."""
+    decoder, sent, rest = Decoder(), b"", b""
+    for part in parts:
+        if decoder.done:
+            rest += part
+        elif decoder.whole(part):
+            sent += part
+        else:
+            pieces, left = decoder.feed(part)
+            sent += frame(pieces)
+            rest += left
+    payload, beyond, _ = decode([sent + LAST])
+    assert not beyond
+    return payload, rest, decoder.done
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=8))
+def test_a_chunk_that_comes_alone_needs_no_new_frame(pieces: list[bytes]) -> None:
+    decoder = Decoder()
+    assert [decoder.whole(frame([piece])) for piece in pieces] == [len(piece) for piece in pieces]
+    parts = [*(frame([piece]) for piece in pieces), LAST]
+    assert decode_passing_whole_chunks_on(parts) == (b"".join(pieces), b"", True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"0\r\n\r\n", b"01\r\nx\r\n", b"A\r\n0123456789\r\n", b"1;a\r\nx\r\n", b"2\r\nx\r\n", b"1\r\nxy\r\n", b"1\r\nx\r", b"1\r\nx\r\n\r\n",
+        b"1\r\nx\r\n1\r\ny\r\n", b"+1\r\nx\r\n", b" 1\r\nx\r\n", b"1\nx\r\n", b"\r\n", b"1\r\n", b"-4\r\n\r\n", b"-1\r\n", b"",
+    ],
+)  # fmt: skip
+def test_anything_but_one_plain_chunk_is_no_whole_one(data: bytes) -> None:
+    assert not Decoder().whole(data)
+
+
+@given(
+    st.lists(st.sampled_from([b"1", b"\r\n", b"3", b"x", b"\r", b"\n", b"0", b"1\r\nx\r\n", b"a;b"]), max_size=14),
+    st.lists(st.integers(0, 60), max_size=8),
+)
+def test_whole_chunks_change_nothing_about_what_is_let_through(words: list[bytes], cuts: list[int]) -> None:
+    def outcome(reading: Callable[[list[bytes]], object]) -> object:
+        try:
+            return reading(slices(b"".join(words), cuts))
+        except BadChunk:
+            return None
+
+    assert outcome(decode_passing_whole_chunks_on) == outcome(decode)
 
 
 @pytest.mark.parametrize(
