@@ -1,6 +1,7 @@
 """Processes of this machine, told apart by (pid, start time), because the kernel hands out pids again.
 
-Everything is read from `/proc`; a zombie counts as dead, because it runs nothing and holds nothing.
+Everything is read from `/proc`; a zombie counts as dead, because it runs nothing and holds nothing. One whose first thread
+has ended while others go on looks like a zombie, but is none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ class _Stat(NamedTuple):
     parent: int
     group: int
     session: int
+    threads: int
+    """That are there; a first thread that has ended stays until the last has."""
     start_ticks: int
+
+    @property
+    def runs(self) -> bool:
+        """Whether any of its threads does."""
+        return self.state not in "ZX" or self.threads > 1
 
 
 def _stat(pid: int) -> _Stat | None:
@@ -49,19 +57,20 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The name stands in parentheses and may hold spaces and parentheses itself: read on after the last one.
     fields = line[line.rindex(b")") + 2 :].split()
-    return _Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    parent, group, session, threads, start_ticks = (int(fields[at]) for at in (1, 2, 3, 17, 19))
+    return _Stat(pid, fields[0].decode(), parent, group, session, threads, start_ticks)
 
 
 def _running() -> list[_Stat]:
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     stats = [stat for pid in pids if (stat := _stat(pid)) is not None]
-    return [stat for stat in stats if stat.state not in "ZX"]
+    return [stat for stat in stats if stat.runs]
 
 
 def identity(pid: int) -> Identity | None:
     """Who has `pid` now; None when nobody does or only a zombie."""
     stat = _stat(pid)
-    return None if stat is None or stat.state in "ZX" else Identity(pid, stat.start_ticks)
+    return Identity(pid, stat.start_ticks) if stat is not None and stat.runs else None
 
 
 def alive(who: tuple[int, int] | None) -> bool:

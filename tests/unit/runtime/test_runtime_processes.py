@@ -62,6 +62,12 @@ def line(process: subprocess.Popen[str]) -> str:
     return text.strip()
 
 
+def state(pid: int) -> str:
+    """Of a process's first thread, by its letter; names without parentheses."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().split(")")[1].split()[0]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():
@@ -111,6 +117,27 @@ def test_a_zombie_is_dead(start: Start) -> None:
     assert not alive(who)
     process.wait()
     assert not kill(who)
+
+
+async def test_a_process_lives_on_without_its_first_thread(start: Start) -> None:
+    process = start("""
+        import ctypes, threading, time
+        def stay():
+            print("up", flush=True)
+            time.sleep(600)
+        threading.Thread(target=stay).start()
+        ctypes.CDLL(None).pthread_exit(None)
+    """)
+    line(process)
+    await until(lambda: state(process.pid) == "Z")
+    who = identity(process.pid)
+    assert who is not None
+    assert alive(who)
+    assert group_members(process.pid) == session_members(process.pid) == [process.pid]
+    assert process.pid in descendants(os.getpid())
+    async with asyncio.timeout(60):
+        assert await end_group(process.pid, grace_seconds=60)
+    assert not alive(who)
 
 
 def test_a_name_with_spaces_and_parentheses_is_read(start: Start) -> None:
