@@ -44,6 +44,7 @@ class Kind(enum.IntEnum):
     """Behind the response's body: `name: value` lines, each with its end. Only HTTP/2 has them."""
 
 
+_KINDS = {int(kind): kind for kind in Kind}
 RESPONSE_FIELDS = struct.Struct("<HI")
 """status, first byte in µs after arrival."""
 END_FIELDS = struct.Struct("<HIQ")
@@ -82,8 +83,9 @@ def parse_open(payload: bytes) -> tuple[Open, bytes]:
     """(`Open`, head bytes) of an OPEN frame's payload."""
     try:
         (length,) = _OPEN_LENGTH.unpack_from(payload)
-        about = json.loads(payload[2 : 2 + length])
-        return Open(**{**about, "candidates": tuple(about["candidates"])}), payload[2 + length :]
+        about = json.loads(str(payload[2 : 2 + length], "utf-8"))
+        about["candidates"] = tuple(about["candidates"])
+        return Open(**about), payload[2 + length :]
     except (struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BrokenPeer(str(error)) from error
 
@@ -92,25 +94,33 @@ class Decoder:
     """Bytes in any slices → whole frames."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._held = bytearray()
+        """The beginning of a frame that is not whole."""
+        self._needed = HEADER.size
+        """Bytes of it before there is anything new to say."""
 
     def feed(self, data: bytes) -> Iterator[tuple[Kind, int, bytes]]:
-        """Every frame that `data` completes, in order; raises `BrokenPeer` on nonsense."""
-        self._buffer += data
-        at = 0
-        try:
-            while len(self._buffer) - at >= HEADER.size:
-                length, kind, exchange = HEADER.unpack_from(self._buffer, at)
-                if length > MAX_PAYLOAD_BYTES:
-                    raise BrokenPeer(f"a frame of {length} bytes")
-                end = at + HEADER.size + length
-                if end > len(self._buffer):
-                    break
-                payload = bytes(self._buffer[at + HEADER.size : end])
-                at = end
-                try:
-                    yield Kind(kind), exchange, payload
-                except ValueError as error:
-                    raise BrokenPeer(f"unknown frame kind {kind}") from error
-        finally:
-            del self._buffer[:at]
+        """Every frame that `data` completes, in order; raises `BrokenPeer` on nonsense, and is of no use afterwards."""
+        if self._held:
+            self._held += data
+            if len(self._held) < self._needed:
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        at, size = 0, len(data)
+        self._needed = HEADER.size
+        while size - at >= HEADER.size:
+            length, number, exchange = HEADER.unpack_from(data, at)
+            if length > MAX_PAYLOAD_BYTES:
+                raise BrokenPeer(f"a frame of {length} bytes")
+            end = at + HEADER.size + length
+            if end > size:
+                self._needed = HEADER.size + length
+                break
+            kind = _KINDS.get(number)
+            if kind is None:
+                raise BrokenPeer(f"unknown frame kind {number}")
+            yield kind, exchange, data[at + HEADER.size : end]
+            at = end
+        if at < size:
+            self._held += data[at:]
