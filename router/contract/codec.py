@@ -46,6 +46,7 @@ from router.contract.packed_requests import (
     split_requests,
 )
 from router.contract.schema import SCHEMA, Malformed, UnknownSchema
+from router.contract.shadow_json import encode_shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -214,11 +215,6 @@ def _replica_set(body: Any) -> DeploymentReplicas:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Malformed(f"replica set: {error}") from error
     return _build(DeploymentReplicas, body, phase=phase, replicas=replicas)
-
-
-def encode_shadow(event: ShadowComparison) -> bytes:
-    """JSON of one shadow's end."""
-    return _to_json(event)
 
 
 def decode_shadow(data: bytes) -> ShadowComparison:

@@ -83,6 +83,23 @@ def test_an_event_comes_back_from_its_bytes(topic: str, data: st.DataObject) -> 
     assert decode(encode(event)) == event
 
 
+ODD = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@RELAXED
+@given(
+    event=EVENTS[events.SHADOWS],
+    side=st.builds(events.Side, st.integers(0, 599), ODD, ODD, BIG, st.text()),
+    words=st.text(),
+)
+def test_a_shadow_put_together_by_hand_has_the_bytes_of_any_event(
+    event: events.ShadowComparison, side: events.Side, words: str
+) -> None:
+    event = dataclasses.replace(event, shadow=side, difference=words)
+    body = {**dataclasses.asdict(event), "schema": codec.SCHEMA}
+    assert codec.encode_shadow(event) == json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
+
+
 @RELAXED
 @given(st.lists(RECORD, max_size=4))
 def test_request_records_come_back_from_their_bytes(records: list[events.RequestRecord]) -> None:
