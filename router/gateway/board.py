@@ -40,6 +40,9 @@ _ROW_LOCK = 1
 _FLOCK = struct.Struct("hhqqi4x")
 _PIECE = 512
 """Cells that are looked at together."""
+_ZEROS = bytes(8 * _PIECE)
+_SLICE = 16 * _PIECE
+"""Columns of a row that are taken over in one go: milliseconds, whatever stands in them."""
 
 
 class Quantity(enum.IntEnum):
@@ -66,10 +69,15 @@ class Board:
         self._columns: dict[bytes, int] = {}
         self._more_uses: dict[bytes, int] = {}
         """Of columns that are asked for twice and more in this worker: beyond the first."""
-        self._others_of: dict[int, list[int]] = {}
+        self.steps: list[int] = []
+        """From a cell of ours to those of all other workers in the same column: always the same list, which changes with the
+        workers, so that who counts costs the same however many columns there are.
+        """
         self._others: list[int] = []
         self._elders: list[int] = []
         """Rows of the same index that count beside ours: of a predecessor."""
+        self._inheriting: dict[int, int] = {}
+        """Of those the ones that have gone, locked by us: up to which column we have what they left."""
         self._version = -1
         with self._table():
             if os.fstat(self._file).st_size != _SIZE:
@@ -121,26 +129,32 @@ class Board:
         self._version = version
         self._others = [row for row in range(ROWS) if row != self.number and self._about[_COUNTS + row]]
         self._elders = [row for row in self._others if row in self._family]
-        for column, others in self._others_of.items():
-            others[:] = [row * COLUMNS + column for row in self._others]
+        self.steps[:] = [(row - self.number) * COLUMNS for row in self._others]
         self._about[_SEEN + self.number] = version
 
     def _inherit(self, row: int) -> None:
-        """Add the balances of a row to ours, if its worker has gone: only who has the lock of a row writes to it."""
-        if not self._lock(_ROW_LOCK + row, wait=False):
-            return
-        try:
+        """Add the balances of a row to ours, if its worker has gone: only who has the lock of a row writes to it.
+
+        A slice at a time, so that requests are answered in between. The row counts until it is empty.
+        """
+        if row not in self._inheriting:
+            if not self._lock(_ROW_LOCK + row, wait=False):
+                return
+            self._inheriting[row] = 0
             self._clear(row)
-            cells, step = self.cells, (self.number - row) * COLUMNS
-            for at, left in list(self._nonzero(row)):
-                own = at + step
-                latest = self._names.kind(at - row * COLUMNS) == Quantity.LATEST
-                cells[own] = max(cells[own], left) if latest else cells[own] + left
-                cells[at] = 0
+        first = self._inheriting[row]
+        last = self._inheriting[row] = min(first + _SLICE, self._names.used())
+        cells, step = self.cells, (self.number - row) * COLUMNS
+        for at, left in self._nonzero(row, first, last):
+            own = at + step
+            latest = self._names.kind(at - row * COLUMNS) == Quantity.LATEST
+            cells[own] = max(cells[own], left) if latest else cells[own] + left
+            cells[at] = 0
+        if last == self._names.used():
             self._let_go_all(row)
             with self._table():
                 self._count(row, counts=False)
-        finally:
+            del self._inheriting[row]
             self._unlock(_ROW_LOCK + row)
 
     def others(self) -> tuple[int, ...]:
@@ -154,17 +168,12 @@ class Board:
         return all(self._is_gone(row) for row in late)
 
     def _is_gone(self, row: int) -> bool:
+        if row in self._inheriting:
+            return True
         if not self._lock(_ROW_LOCK + row, wait=False):
             return False
         self._unlock(_ROW_LOCK + row)
         return True
-
-    def others_of(self, column: int) -> list[int]:
-        """The cells of all other workers in `column`: always the same list, which changes with the workers."""
-        found = self._others_of.get(column)
-        if found is None:
-            found = self._others_of[column] = [row * COLUMNS + column for row in self._others]
-        return found
 
     # Columns --------------------------------------------------------------------------------------------------------
 
@@ -196,7 +205,6 @@ class Board:
             return
         column = self._columns.pop(key, None)
         if column is not None:
-            self._others_of.pop(column, None)
             if quantity is Quantity.GAUGE:
                 self.cells[self.row + column] = 0
             with self._table():
@@ -204,8 +212,8 @@ class Board:
 
     def total(self, column: int) -> int:
         """The column's sum over all workers."""
-        cells = self.cells
-        return cells[self.row + column] + sum([cells[other] for other in self.others_of(column)])
+        cells, own = self.cells, self.row + column
+        return cells[own] + sum([cells[own + step] for step in self.steps])
 
     @staticmethod
     def row_at(offset: int) -> int:
@@ -216,7 +224,7 @@ class Board:
         """Zero the gauges of workers that are no longer alive; whether there were any."""
         found = False
         for other in self._others:
-            if self._lock(_ROW_LOCK + other, wait=False):
+            if other not in self._inheriting and self._lock(_ROW_LOCK + other, wait=False):
                 try:
                     found |= self._clear(other)
                 finally:
@@ -249,21 +257,20 @@ class Board:
         if not self._about[_USED + row]:
             return False
         found = False
-        for at, _ in self._nonzero(row):
+        for at, _ in self._nonzero(row, 0, self._names.used()):
             if self._names.kind(at - row * COLUMNS) == Quantity.GAUGE:
                 self.cells[at] = 0
                 found = True
         self._about[_USED + row] = 0
         return found
 
-    def _nonzero(self, row: int) -> Iterator[tuple[int, int]]:
-        """The cells of a row that are not zero, and their values."""
-        first = row * COLUMNS
-        end = first + self._names.used()
-        for start in range(first, end, _PIECE):
-            piece = array("q", self.cells[start : min(start + _PIECE, end)].tobytes())
-            if any(piece):
-                for at, value in enumerate(piece, start):
+    def _nonzero(self, row: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Of the columns from `first` up to `last` the cells of a row that are not zero, and their values."""
+        end = row * COLUMNS + last
+        for start in range(row * COLUMNS + first, end, _PIECE):
+            piece = self.cells[start : min(start + _PIECE, end)].tobytes()
+            if not _ZEROS.startswith(piece):
+                for at, value in enumerate(array("q", piece), start):
                     if value:
                         yield at, value
 

@@ -44,8 +44,8 @@ class Lane:
     """The live state of one deployment in one worker."""
 
     __slots__ = (
-        "_closed", "_held_cell", "_held_others", "_joining_until", "_over", "_polls", "_present_cell",
-        "_present_others", "_state", "_targets", "_timer", "_waiting_cell", "_waiting_others", "active", "after_id",
+        "_closed", "_held_cell", "_joining_until", "_over", "_polls", "_present_cell",
+        "_state", "_steps", "_targets", "_timer", "_waiting_cell", "active", "after_id",
         "allowed", "arrivals", "balance", "budget", "busy_ns", "chooser", "comparison", "completions", "concurrency", "drain_ns", "endpoint", "errors", "failed", "good_of_gone", "hedges", "held",
         "http2", "in_service", "label", "latency", "map_errors", "name", "present", "queue", "ranking", "ready", "rejected", "secure", "server_name", "timed", "timeout_ns",
         "usable", "wait", "wait_ns", "weight",
@@ -109,9 +109,8 @@ class Lane:
         held = board.column(f"{name}#held", Quantity.GAUGE)
         self.balance = board.column(f"{name}#balance", Quantity.BALANCE)
         self._present_cell, self._waiting_cell = board.row + present, board.row + waiting
-        self._held_cell, self._held_others = board.row + held, board.others_of(held)
-        self._present_others = board.others_of(present)
-        self._waiting_others = board.others_of(waiting)
+        self._held_cell = board.row + held
+        self._steps = board.steps
 
     def is_busy(self) -> bool:
         """Whether anybody is inside, waits, or has to leave."""
@@ -258,14 +257,14 @@ class Lane:
     def _begin_joining(self) -> None:
         """The first replica is ready: what waits by now, here or in another worker, is the backlog."""
         now, cells = time.monotonic_ns(), self._state.board.cells
-        oldest = [arrival_of(cells[at]) for at in (self._waiting_cell, *self._waiting_others) if cells[at]]
+        oldest = [arrival_of(cells[at]) for at in (self._waiting_cell, *self._waiting_elsewhere()) if cells[at]]
         self._joining_until = admission.joining_ends(min(oldest, default=now), now)
 
     def _joining(self, arrival: int) -> bool:
         """Whether a request that arrived then joins the backlog from zero; an empty backlog ends that."""
         if arrival < self._joining_until:
             cells = self._state.board.cells
-            if self.held or any(cells[other] for other in self._held_others):
+            if self.held or any(cells[self._held_cell + step] for step in self._steps):
                 return True
         self._joining_until = 0
         return False
@@ -320,10 +319,10 @@ class Lane:
         if not self.active:
             self.wake()
         present = self.present
-        if self._present_others:
-            cells = self._state.board.cells
-            for other in self._present_others:
-                present += cells[other]
+        if self._steps:
+            cells, own = self._state.board.cells, self._present_cell
+            for step in self._steps:
+                present += cells[own + step]
         decision = admission.Admission.ENTER
         if self._joining_until or not self.usable or present >= self.allowed:
             joining = self._joining(exchange.arrival)
@@ -351,7 +350,7 @@ class Lane:
         self._enqueue(exchange, exchange.arrival + self.wait_ns)
         if len(self.queue) == 1:
             self._state.report_soon(self.endpoint)
-        if self._waiting_others:
+        if self._steps:
             self.pump()
 
     def enter_queue(self, exchange: Exchange) -> None:
@@ -375,8 +374,8 @@ class Lane:
 
     def present_everywhere(self) -> int:
         """In flight plus queued in all workers, without those that are or were held."""
-        cells = self._state.board.cells
-        return self.present + sum([cells[other] for other in self._present_others])
+        cells, own = self._state.board.cells, self._present_cell
+        return self.present + sum([cells[own + step] for step in self._steps])
 
     def full(self) -> bool:
         """Whether nobody more may be held."""
@@ -473,13 +472,13 @@ class Lane:
         target.release()
         if self.queue:
             self.pump()
-        elif self._waiting_others:
+        elif self._steps:
             self._ring_oldest()
 
     def pump(self, *, patient: bool = True) -> None:
         """Send whoever waits, oldest first, as long as there are places."""
         while self.queue and self.usable:
-            if patient and self._waiting_others and self._older_elsewhere():
+            if patient and self._steps and self._older_elsewhere():
                 self._ring_oldest()
                 return
             exchange = self.queue[0]
@@ -502,22 +501,26 @@ class Lane:
         return place(first.rank, first.arrival) if first.rank else first.arrival
 
     def _waits_elsewhere(self) -> bool:
-        cells = self._state.board.cells
-        return any(cells[other] for other in self._waiting_others) if self._waiting_others else False
+        cells, own = self._state.board.cells, self._waiting_cell
+        return any(cells[own + step] for step in self._steps) if self._steps else False
+
+    def _waiting_elsewhere(self) -> list[int]:
+        """The cells of other workers that say who waits longest there."""
+        return [self._waiting_cell + step for step in self._steps]
 
     def _older_elsewhere(self) -> bool:
         cells, mine = self._state.board.cells, self._first()
-        return any(0 < cells[other] < mine for other in self._waiting_others)
+        return any(0 < cells[other] < mine for other in self._waiting_elsewhere())
 
     def _ring_oldest(self) -> None:
         cells = self._state.board.cells
-        waiting = [(cells[other], other) for other in self._waiting_others if cells[other]]
+        waiting = [(cells[other], other) for other in self._waiting_elsewhere() if cells[other]]
         if waiting:
             self._state.doorbell.ring(self._state.board.row_at(min(waiting)[1]))
 
     def _watch(self) -> None:
         """While something waits beside other workers, look again soon: they may free places or be dead."""
-        if self._timer is None and self._waiting_others and self.queue and self.usable:
+        if self._timer is None and self._steps and self.queue and self.usable:
             self._timer = self._state.loop.call_later(_POLL_SECONDS, self._poll)
 
     def _poll(self) -> None:

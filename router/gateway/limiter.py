@@ -35,8 +35,8 @@ class Limiter:
     """Of one endpoint in one worker."""
 
     __slots__ = (
-        "_bucket", "_classes", "_closed", "_columns", "_inside", "_inside_cell", "_inside_others", "_most_inside", "_name", "_origin_cell",
-        "_origin_others", "_reaped", "_state", "_taken_cell", "_taken_others",
+        "_bucket", "_classes", "_closed", "_columns", "_inside", "_inside_cell", "_most_inside", "_name", "_origin_cell",
+        "_reaped", "_state", "_steps", "_taken_cell",
     )  # fmt: skip
 
     def __init__(self, state: State, endpoint: str) -> None:
@@ -47,21 +47,19 @@ class Limiter:
         self._columns: tuple[str, ...] = ()
         """Names of the bucket's columns."""
         self._taken_cell = self._origin_cell = 0
-        self._taken_others: list[int] = []
-        self._origin_others: list[int] = []
+        self._steps = state.board.steps
         self._most_inside = 0
         self._inside: set[Exchange] = set()
-        self._inside_cell, self._inside_others = self._column(self._inside_column(), Quantity.GAUGE)
+        self._inside_cell = self._cell(self._inside_column(), Quantity.GAUGE)
         self._closed = False
         self._reaped = 0
 
     def _inside_column(self) -> str:
         return f"{self._name}#inside"
 
-    def _column(self, name: str, quantity: Quantity) -> tuple[int, list[int]]:
+    def _cell(self, name: str, quantity: Quantity) -> int:
         board = self._state.board
-        column = board.column(name, quantity)
-        return board.row + column, board.others_of(column)
+        return board.row + board.column(name, quantity)
 
     def configure(self, limits: Limits | None, priorities: Priorities | None) -> None:
         """Hold these from now on; None for none."""
@@ -73,8 +71,8 @@ class Limiter:
             bucket = Bucket(limits.requests_per_second, limits.burst_requests())
             what = f"{self._name}#{bucket.millirate}/{bucket.burst}/{self._state.settings.workers}/{_boot()}"
             self._columns = (f"{what}#taken", f"{what}#origin")
-            self._taken_cell, self._taken_others = self._column(self._columns[0], Quantity.BALANCE)
-            self._origin_cell, self._origin_others = self._column(self._columns[1], Quantity.LATEST)
+            self._taken_cell = self._cell(self._columns[0], Quantity.BALANCE)
+            self._origin_cell = self._cell(self._columns[1], Quantity.LATEST)
             self._bucket = bucket
         for name, quantity in zip(before, (Quantity.BALANCE, Quantity.LATEST), strict=False):
             self._state.board.let_go(name, quantity)
@@ -94,8 +92,9 @@ class Limiter:
         taken = origin = tokens = 0
         now = exchange.arrival
         if bucket is not None:
-            taken = cells[self._taken_cell] + sum([cells[at] for at in self._taken_others])
-            known = max(cells[self._origin_cell], *[cells[at] for at in self._origin_others], 0)
+            own, first = self._taken_cell, self._origin_cell
+            taken = cells[own] + sum([cells[own + step] for step in self._steps])
+            known = max(cells[first], *[cells[first + step] for step in self._steps], 0)
             origin = bucket.origin(now, taken, known)
             if origin > known:
                 cells[self._origin_cell] = origin
@@ -122,14 +121,14 @@ class Limiter:
 
     def _enter(self, exchange: Exchange) -> bool:
         """Take a place. Stores first and looks then, so that two workers never both take the last."""
-        cells = self._state.board.cells
+        cells, own = self._state.board.cells, self._inside_cell
         for attempt in range(2):
-            cells[self._inside_cell] += 1
-            if cells[self._inside_cell] + sum([cells[at] for at in self._inside_others]) <= self._most_inside:
+            cells[own] += 1
+            if cells[own] + sum([cells[own + step] for step in self._steps]) <= self._most_inside:
                 self._inside.add(exchange)
                 return True
-            cells[self._inside_cell] -= 1
-            if attempt or not self._inside_others or exchange.arrival - self._reaped < _REAP_NS:
+            cells[own] -= 1
+            if attempt or not self._steps or exchange.arrival - self._reaped < _REAP_NS:
                 break
             self._reaped = exchange.arrival
             if not self._state.board.reap():

@@ -47,14 +47,14 @@ class Classes:
 class Ranking:
     """The queue of one lane by classes."""
 
-    __slots__ = ("_cell", "_lane", "_name", "_others", "_state")
+    __slots__ = ("_cell", "_lane", "_name", "_state", "_steps")
 
     def __init__(self, state: State, lane: Lane) -> None:
         self._state = state
         self._lane = lane
         self._name = f"{lane.endpoint.name}/{lane.name}#lowest"
-        column = state.board.column(self._name, Quantity.GAUGE)
-        self._cell, self._others = state.board.row + column, state.board.others_of(column)
+        self._cell = state.board.row + state.board.column(self._name, Quantity.GAUGE)
+        self._steps = state.board.steps
 
     def close(self) -> None:
         """Give the column back."""
@@ -89,7 +89,8 @@ class Ranking:
             last.refuse(Refusal.DISPLACED, f"deployment {lane.name}: {_TEXT}")
             return self._again(exchange)
         cells = self._state.board.cells
-        mine, theirs = cells[self._cell], max([(cells[at], at) for at in self._others], default=(0, 0))
+        own = self._cell
+        mine, theirs = cells[own], max([(cells[own + step], own + step) for step in self._steps], default=(0, 0))
         if rank_of(max(mine, theirs[0])) <= exchange.rank:
             return False
         if mine >= theirs[0]:

@@ -35,14 +35,14 @@ NO_LIMIT = 1 << 62
 class Split:
     """Live weights, and the balances on the board that make them exact over all workers."""
 
-    __slots__ = ("_cells", "_lanes", "_others", "_own", "_weights")
+    __slots__ = ("_cells", "_lanes", "_own", "_steps", "_weights")
 
     def __init__(self, state: State, lanes: tuple[Lane, ...]) -> None:
         self._lanes = lanes
         self._weights = tuple(lane.weight for lane in lanes)
         self._cells = state.board.cells
         self._own = tuple(state.board.row + lane.balance for lane in lanes)
-        self._others = tuple(state.board.others_of(lane.balance) for lane in lanes)
+        self._steps = state.board.steps
 
     def next(self) -> Lane | None:
         """The deployment that takes the next request; None where no deployment has traffic."""
@@ -53,7 +53,7 @@ class Split:
             return lanes[0] if lanes else None
         cells = self._cells
         mine = [cells[at] for at in self._own]
-        balances = [value + sum([cells[at] for at in others]) for value, others in zip(mine, self._others, strict=True)]
+        balances = [cells[at] + sum([cells[at + step] for step in self._steps]) for at in self._own]
         chosen = choose(balances, self._weights)
         charge(mine, self._weights, chosen)
         for place, value in zip(self._own, mine, strict=True):
@@ -66,9 +66,9 @@ class Split:
         (one, other), (weight, rest) = self._own, self._weights
         first = mine = cells[one] + weight
         second = theirs = cells[other] + rest
-        for places, others in zip(*self._others, strict=True):
-            first += cells[places]
-            second += cells[others]
+        for step in self._steps:
+            first += cells[one + step]
+            second += cells[other + step]
         chosen = of_two(first, second, weight, rest)
         cells[one], cells[other] = (mine, theirs - WHOLE) if chosen else (mine - WHOLE, theirs)
         return self._lanes[chosen]

@@ -31,7 +31,7 @@ class Target:
 
     __slots__ = (
         "_connecting", "_state", "address", "answers", "bad", "cell", "column", "connections", "draining", "good", "id",
-        "idle", "in_flight", "lane", "others", "present", "ready_ns", "standing", "zone",
+        "idle", "in_flight", "lane", "present", "ready_ns", "standing", "steps", "zone",
     )  # fmt: skip
 
     def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
@@ -43,7 +43,8 @@ class Target:
         board = state.board
         self.column = column
         self.cell = board.row + column
-        self.others = board.others_of(column)
+        self.steps = board.steps
+        """To the cells of other workers."""
         self.in_flight = 0
         """Of this worker; the board knows the sum."""
         self.idle: list[Far] = []
@@ -71,20 +72,20 @@ class Target:
 
     def load(self) -> int:
         """Requests in flight from all workers."""
-        if not self.others:
+        if not self.steps:
             return self.in_flight
-        cells = self._state.board.cells
-        return self.in_flight + sum([cells[other] for other in self.others])
+        cells, own = self._state.board.cells, self.cell
+        return self.in_flight + sum([cells[own + step] for step in self.steps])
 
     def claim(self, concurrency: int) -> bool:
         """Take a place if there is one. Stores first and looks then, so that two workers never both take the last."""
-        cells = self._state.board.cells
-        count = cells[self.cell] + 1
-        cells[self.cell] = count
+        cells, own = self._state.board.cells, self.cell
+        count = cells[own] + 1
+        cells[own] = count
         self.in_flight += 1
-        if self.others:
-            for other in self.others:
-                count += cells[other]
+        if self.steps:
+            for step in self.steps:
+                count += cells[own + step]
         if count > concurrency:
             self.release()
             return False

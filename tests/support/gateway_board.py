@@ -20,4 +20,4 @@ def small_board(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
 
 def is_zero(one: board.Board) -> bool:
     """Whether every cell that was given to somebody is zero."""
-    return not any(next(one._nonzero(row), None) for row in range(board.ROWS))
+    return not any(next(one._nonzero(row, 0, one._names.used()), None) for row in range(board.ROWS))

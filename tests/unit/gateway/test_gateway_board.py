@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.contract.errors import Unavailable
+from router.gateway import board as board_module
 from router.gateway.board import Board, Quantity
 from tests.support.gateway_board import small_board
 
@@ -149,7 +150,7 @@ def test_a_successor_stands_beside_its_predecessor_and_inherits_what_it_leaves(t
         other.column(name, Quantity.GAUGE if name == "gauge" else Quantity.BALANCE)
     old.cells[old.row + gauge], old.cells[old.row + balance] = 3, 40
     other.cells[other.row + balance] = -40
-    seen_by_other = other.others_of(balance)
+    seen_by_other = other.steps
     new = Board(path, 0, 2, beside=True)
     new.column("gauge", Quantity.GAUGE)
     new.column("balance", Quantity.BALANCE)
@@ -181,6 +182,41 @@ def test_a_successor_stands_beside_its_predecessor_and_inherits_what_it_leaves(t
         one.close()
 
 
+def test_much_is_inherited_in_slices_and_sums_are_exact_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "_SLICE", 40)
+    path = tmp_path / "board"
+    other, old = Board(path, 1, 2), Board(path, 0, 2)
+    columns = [old.column(f"balance-{number}", Quantity.BALANCE) for number in range(100)]
+    gauge = old.column("gauge", Quantity.GAUGE)
+    for column in columns:
+        old.cells[old.row + column] = column + 1
+    old.cells[old.row + gauge] = 7
+    new = Board(path, 0, 2, beside=True)
+    for one in (other, old):
+        one.renew()
+    predecessor = old.row
+    old.close()
+    for left in (61, 21, 0):
+        if left == 21:
+            assert new.is_seen(), "nobody waits for who has gone"
+        else:
+            new.renew()
+        assert not new.reap()
+        assert not other.reap(), "the row is not anybody's to take meanwhile"
+        assert sum(other.cells[predecessor + column] != 0 for column in range(gauge + 1)) == max(0, left - 1)
+        assert [one.total(column) for one in (new, other) for column in columns] == 2 * [one + 1 for one in columns]
+        assert new.total(gauge) == 0
+    new.renew()
+    other.renew()
+    assert new.steps == [other.row - new.row]
+    third = Board(path, 0, 2, beside=True)
+    assert third.row == predecessor, "the row is free again"
+    for one in (third, new, other):
+        one.close()
+
+
 def test_what_more_workers_left_counts_with_fewer(tmp_path: Path) -> None:
     path = tmp_path / "board"
     boards = [Board(path, worker, 3) for worker in range(3)]
@@ -192,7 +228,7 @@ def test_what_more_workers_left_counts_with_fewer(tmp_path: Path) -> None:
     alone = Board(path, 0, 1)
     assert alone.total(alone.column("balance", Quantity.BALANCE)) == 0
     alone.renew()
-    assert alone.others_of(column) == []
+    assert alone.steps == []
     alone.close()
 
 

@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, count: int, *, with_replicas: bool = True) -> None:
         self.awake: dict[Endpoint, None] = {}
-        board = SimpleNamespace(cells=[])
+        board = SimpleNamespace(cells=[], steps=[])
         self._state: Any = SimpleNamespace(log=self, counters=Counters(), ledgers=[], awake=self.awake, board=board)
         self.endpoints: dict[str, Endpoint] = {}
         self.leaving: dict[str, Endpoint] = {}

@@ -26,7 +26,7 @@ class Worker:
     def __init__(self) -> None:
         settings: Any = SimpleNamespace(domain="Models.example", max_body_bytes=0, worker=0, workers=1)
         self.state: Any = SimpleNamespace(
-            settings=settings, log=None, counters=Counters(), ledgers=[], awake={}, board=SimpleNamespace(cells=[]),
+            settings=settings, log=None, counters=Counters(), ledgers=[], awake={}, board=SimpleNamespace(cells=[], steps=[]),
             calls=Calls(), http2_calls=Calls(), table=Table({}, {}),
         )  # fmt: skip
         self.discovery = Discovery(self.state)  # type: ignore[arg-type]  # it is enough of one
