@@ -24,6 +24,7 @@ from loadtests.gateway.rows import (
     first_answer,
     hostile,
     idle,
+    isolation,
     latency,
     many,
     memory,
@@ -42,6 +43,7 @@ _ROWS: dict[str, Callable[[Ground], list[Row]]] = {
     "streams": streams.rows,
     "bodies": bodies.rows,
     "hostile": hostile.rows,
+    "isolation": isolation.rows,
     "memory": memory.rows,
     "open-streams": open_streams.rows,
     "workers": workers.rows,
@@ -62,7 +64,7 @@ _HELP = {
     "open_streams": "SSE streams held at once",
     "period_seconds": "between two chunks of one of them",
     "endpoints": "in the snapshot",
-    "slices": "of each case that a hostile shadow is compared in",
+    "slices": "of each case where latencies are compared",
 }
 
 

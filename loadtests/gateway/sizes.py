@@ -23,5 +23,5 @@ class Sizes:
     """Between two chunks of one of them."""
     endpoints: int = 10_000
     """In the snapshot, each with three deployments."""
-    slices: int = 8
-    """Of half a second, of each of the cases that a hostile shadow is compared in."""
+    slices: int = 20
+    """Of half a second, of each of the cases whose latencies are compared."""

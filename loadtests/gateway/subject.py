@@ -43,6 +43,7 @@ def published(
     revision: int = 1,
     key: str = KEY,
     concurrency: int = _CONCURRENCY,
+    wait_ms: int = 500,
 ) -> Published:
     """An endpoint as the other roles would say it: one ready replica per port of `models` (deployment → ports)."""
     documents: dict[str, dict[str, Any]] = {
@@ -54,6 +55,7 @@ def published(
             "request_settings": {
                 "max_concurrent_requests_per_instance": concurrency,
                 "request_timeout_ms": 60_000,
+                "max_queue_wait_ms": wait_ms,
             },
             "tidegate": {"command": ["none"]},
         }

@@ -1,4 +1,4 @@
-"""Candidates that do harm, a port each: one answers after 30 seconds, one resets what it is sent, one never reads."""
+"""Models that do harm, a port each: one answers late, one resets what it is sent, one never reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -20,13 +21,16 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class Slow(asyncio.Protocol):
-    """Answers each request, which comes in one piece, after 30 seconds."""
+    """Answers each request, which comes in one piece, after `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's own class has no base
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002 -- the interface's
-        asyncio.get_running_loop().call_later(SLOW_SECONDS, self._answer)
+        asyncio.get_running_loop().call_later(self._seconds, self._answer)
 
     def _answer(self) -> None:
         if not self.transport.is_closing():
@@ -60,13 +64,19 @@ async def _serve(ports: dict[int, Callable[[], asyncio.Protocol]]) -> None:
 
 
 def main() -> int:
-    """`--slow PORT --resetting PORT --deaf PORT`; runs until it is ended."""
+    """`--slow PORT --slow-seconds S --resetting PORT --deaf PORT`, those that are wanted; runs until it is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("slow", "resetting", "deaf"):
-        parser.add_argument(f"--{name}", type=int, required=True)
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--slow-seconds", type=float, default=SLOW_SECONDS)
     options = parser.parse_args()
     raise_limit()
-    uvloop.run(_serve({options.slow: Slow, options.resetting: Resetting, options.deaf: Deaf}))
+    kinds: tuple[tuple[int | None, Callable[[], asyncio.Protocol]], ...] = (
+        (options.slow, partial(Slow, options.slow_seconds)),
+        (options.resetting, Resetting),
+        (options.deaf, Deaf),
+    )
+    uvloop.run(_serve({port: made for port, made in kinds if port is not None}))
     return 0
 
 

@@ -21,6 +21,7 @@ from collections import deque
 from pathlib import Path
 
 from loadtests.gateway.load.answers import complete, good
+from loadtests.gateway.load.priority import GENERATOR, put_first
 from loadtests.gateway.peers.work import KEY
 from loadtests.waiting import HOST
 
@@ -111,12 +112,13 @@ def _connected(port: int) -> socket.socket:
 
 
 def main() -> int:
-    """`--port N --path P --rate R --seconds S --connections N --body-bytes N --samples FILE`; JSON on standard output."""
+    """`--port N --path P --rate R --seconds S --connections N --body-bytes N --samples FILE [--first]`; JSON on standard output."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, kind in (("port", int), ("path", str), ("rate", float), ("seconds", float), ("connections", int)):
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--body-bytes", type=int, default=1024)
     parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("--first", action="store_true")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     gc.disable()
@@ -124,6 +126,8 @@ def main() -> int:
         options.port, request(options.path, options.body_bytes),
         rate=options.rate, seconds=options.seconds, connections=options.connections,
     )  # fmt: skip
+    if options.first:
+        put_first([os.getpid()], GENERATOR)
     cpu = time.process_time()
     try:
         loop.run()

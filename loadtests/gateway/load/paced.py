@@ -49,8 +49,9 @@ def paced(
     body_bytes: int = 1024,
     cpu: int | None = None,
     warm_up_seconds: float = 0.2,
+    first: bool = False,
 ) -> Paced:
-    """POST `body_bytes` at a constant `rate`; what was due in the first `warm_up_seconds` is not counted.
+    """POST `body_bytes` at a constant `rate`; what was due in the first `warm_up_seconds` is not counted. `first`: see `priority`.
 
     Raises RuntimeError when a request failed, and Behind when answers stayed away.
     """
@@ -58,7 +59,7 @@ def paced(
         samples = Path(folder) / "samples"
         words = ["--port", str(port), "--path", path, "--rate", f"{rate:.3f}", "--samples", str(samples)]
         words += ["--seconds", f"{seconds + warm_up_seconds:.3f}", "--connections", str(connections)]
-        words += ["--body-bytes", str(body_bytes)]
+        words += ["--body-bytes", str(body_bytes), *(["--first"] if first else [])]
         told = said("open_loop", *words, cpu=cpu, deadline_seconds=seconds + 60)
         if told["missing"]:
             raise Behind(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from loadtests.gateway.ground import OURS
 from loadtests.gateway.load.paced import percentile
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from loadtests.gateway.load.paced import Paced
     from loadtests.measure import Spread
 
-_LATE_MICROS = 500.0
-"""Most that a generator may be late at its p99 for its figures to be the proxies'."""
+_LATE_SHARE = 0.5
+"""Of a latency that is judged: most that requests may be late by themselves, at the same percentile, for it to be the proxies'."""
 
 
 def at_most(
@@ -45,13 +46,18 @@ def at_least(work: str, unit: str, spreads: Mapping[str, Spread], peer: str, lim
     return [_row(work, unit, spreads, shown, ratio=ratio, goal=f"≥ {limit:g} × {peer}", met=ratio >= limit)]
 
 
-def unless_late(row: Row, bare: Sequence[Paced]) -> Row:
-    """The row, without a verdict when the machine was too busy for one: requests left late although nothing was in their way."""
-    late = statistics.median(percentile(run.lateness, 99) for run in bare)
-    if row.met is None or late <= _LATE_MICROS:
+def unless_late(row: Row, percent: float, bare: Sequence[Paced]) -> Row:
+    """The row, without a verdict when the machine was too busy for one: requests left late although nothing was in their way.
+
+    Latencies count from when requests were due, so what they were late is in all of them and makes unequal ones alike.
+    """
+    if row.met is None or row.ours is None:
+        return row
+    late = percentile(np.concatenate([run.lateness for run in bare]), percent)
+    if late <= _LATE_SHARE * min(row.ours, *row.peers.values()):
         return row
     reason = (
-        f"not judged: the machine is busy, with nothing in their way requests left {late / 1000:.1f} ms late at p99"
+        f"not judged: the machine is busy, with nothing in their way requests left {late:,.0f} µs late at p{percent:g}"
     )
     return replace(row, met=None, goal=f"{row.goal}; {reason}")
 

@@ -1,42 +1,48 @@
-"""Latency at half of what a core can carry, from an open loop: p99 and p99.9 of the work of `post`.
+"""Latency of the work of `post` from an open loop: p99 and p99.9, in short slices in turns.
 
-Each proxy is asked at half of its own saturation, which is one core ÷ its CPU per request in a closed loop. All that is not the
-proxy shares one core, and must not be what is waited for: where that core would be more than 60 % busy, the rate is lower, and the
-row says so. What a model takes without any proxy stands beside it.
+Each proxy is asked at the same share of its own saturation, which is one core ÷ its CPU per request in a closed loop: half, or what
+generator, models and mirror leave undone of the other core for whoever needs the most of it. So that a faster proxy is not spared. What
+a model takes without any proxy stands beside it. All that is measured goes first on its core (`load/priority`).
 """
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from loadtests.gateway.ground import OTHER_CORE, OURS, Ground, contenders, models
-from loadtests.gateway.load.paced import Behind, Paced, paced, percentile
+from loadtests.gateway.load.paced import Behind, Paced, paced
+from loadtests.gateway.load.priority import put_first
 from loadtests.gateway.peers.roster import ENVOY, HAPROXY, MIRRORED_NGINX
 from loadtests.gateway.peers.work import PATH, Contender, Work
-from loadtests.gateway.rows.compared import at_most, unless_late
+from loadtests.gateway.rows import slices
+from loadtests.gateway.rows.compared import unless_late
 from loadtests.gateway.rows.post import micros_per_request
-from loadtests.measure import Spread, cpu_seconds, descendants
+from loadtests.measure import cpu_seconds, descendants
 from loadtests.scoreboard import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from loadtests.gateway.load.paced import Samples
 
 SHARE = 0.5
-OTHERS_SHARE = 0.6
+OTHERS_SHARE = 0.7
 """Most of the other core that generator, models and mirror may take together."""
 BARE = "no proxy"
-_PROBE_RATE, _PROBE_SECONDS = 2_000.0, 2.0
-_LEAST_SECONDS = 5.0
-"""Of a measurement: p99.9 needs samples beyond it."""
+LIMITS = {99: 1.2, 99.9: 1.5}
+"""Percentile → at most so many times Envoy's."""
 WORK = "the first row's work in an open loop"
+_PROBE_RATE, _PROBE_SECONDS = 2_000.0, 2.0
+_QUIET_SECONDS, _QUIET_SHARE, _QUIET_WITHIN_SECONDS = 0.5, 0.05, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """At which rate a proxy is asked, and why not faster."""
+    """What a proxy can carry, and what it takes of others."""
 
     saturation: float
     """Requests per second that fill its core."""
@@ -44,72 +50,108 @@ class Pace:
     """CPU of everything else per request."""
 
     @property
-    def rate(self) -> float:
-        """Requests per second."""
-        return min(SHARE * self.saturation, OTHERS_SHARE * 1e6 / self.others_micros)
-
-    @property
     def share(self) -> float:
-        """Of its core."""
-        return self.rate / self.saturation
+        """Of its core, at which the other one is still not too busy."""
+        return min(SHARE, OTHERS_SHARE * 1e6 / self.others_micros / self.saturation)
+
+
+def rates(paces: Mapping[str, Pace]) -> tuple[float, dict[str, float]]:
+    """(share of its saturation at which all can be asked, their requests per second then)."""
+    share = min(pace.share for pace in paces.values())
+    return share, {name: share * pace.saturation for name, pace in paces.items()}
 
 
 def rows(ground: Ground) -> list[Row]:
-    """p99 and p99.9, each at half of the own saturation, and watched: all at Envoy's rate."""
+    """p99 and p99.9, each at the same share of the own saturation, and watched: all at the most that Envoy can be asked."""
     try:
         return _measured(ground)
     except Behind as error:  # an open loop that gets no further has no percentiles
         reason = f"not available: {error}"
         return [
-            Row(f"{WORK}: {name}; {reason}", "µs", None, {}, None, f"≤ {limit:g} × {ENVOY}", None)
-            for name, limit in (("p99", 1.2), ("p99.9", 1.5))
+            Row(f"{WORK}: p{percent:g}; {reason}", "µs", None, {}, None, f"≤ {limit:g} × {ENVOY}", None)
+            for percent, limit in LIMITS.items()
         ]
 
 
 def _measured(ground: Ground) -> list[Row]:
-    folder, seconds = ground.room("latency"), max(_LEAST_SECONDS, ground.sizes.seconds)
+    folder = ground.room("latency")
     names = ground.taking_part(ENVOY, MIRRORED_NGINX, HAPROXY)
     with models(folder) as ports, contenders(folder, names, Work(ports)) as running:
+        mirrors = {pid for one in running.values() for pid in one.beside}
+        put_first(pid for pid in descendants(os.getpid()) if pid != os.getpid() and pid not in mirrors)
         paces = {name: _pace(one, running) for name, one in running.items()}
         for name, pace in paces.items():
-            ground.say(f"latency: {name} is full at {pace.saturation:.0f}/s, asked at {pace.rate:.0f}/s")
-        runs = _runs(ground, {name: pace.rate for name, pace in paces.items()}, running, ports["blue"], seconds)
-        rate = paces[ENVOY].rate if ENVOY in paces else min(pace.rate for pace in paces.values())
-        same = _runs(ground, dict.fromkeys(paces, rate), running, ports["blue"], seconds)
-    each = ", ".join(f"{name} {pace.rate:,.0f}/s = {pace.share:.0%}" for name, pace in paces.items())
-    made = at_most(f"{WORK} ({each} of its core's saturation): p99", "µs", _spreads(runs, 99), ENVOY, 1.2)
-    made += at_most("the same: p99.9", "µs", _spreads(runs, 99.9), ENVOY, 1.5)
-    made += at_most(f"{WORK}, all at {rate:,.0f}/s: p99", "µs", _spreads(same, 99), ENVOY, None)
-    return [unless_late(row, runs[BARE]) for row in made]
+            ground.say(
+                f"latency: {name} is full at {pace.saturation:,.0f}/s; all else takes {pace.others_micros:.0f} µs a request"
+            )
+        share, own = rates(paces)
+        found = _slices(ground, own, running, ports["blue"])
+        same = paces[ENVOY].share * paces[ENVOY].saturation if ENVOY in paces else min(own.values())
+        alike = _slices(ground, dict.fromkeys(paces, same), running, ports["blue"])
+    each = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in own.items())
+    made = []
+    for percent, limit in LIMITS.items():
+        text = f"{WORK}, each at {share:.0%} of its core's saturation ({each}): p{percent:g}"
+        made += judged(text, percent, found, limit)
+    return [*made, *judged(f"{WORK}, all at {same:,.0f}/s: p99", 99, alike, None)]
+
+
+def judged(work: str, percent: float, found: Mapping[str, Sequence[Paced]], limit: float | None) -> list[Row]:
+    """The row, and none where Envoy did not take part; None watches it without a goal."""
+    if ENVOY not in found:
+        return []
+    latencies: dict[str, list[Samples]] = slices.latencies(found)
+    figures = {name: slices.figure(percent, one) for name, one in latencies.items()}
+    ours = figures.pop(OURS)
+    ratio = ours / figures[ENVOY]
+    noise = slices.noise_of_ratio(percent, latencies[OURS], latencies[ENVOY])
+    goal = (
+        f"≤ {limit:g} × {ENVOY}; noise {noise:.1%}" if limit is not None else f"watched: ÷ {ENVOY}; noise {noise:.1%}"
+    )
+    met = slices.verdict(ratio, limit, noise) if limit is not None else None
+    return [unless_late(Row(work, "µs", ours, figures, ratio, goal, met), percent, found[BARE])]
 
 
 def _pace(one: Contender, running: Mapping[str, Contender]) -> Pace:
     micros = micros_per_request(one, 1)
+    _wait_for_mirror(one)
     proxies = {pid for contender in running.values() for pid in contender.pids}
     others = [pid for pid in descendants(os.getpid()) if pid not in proxies and pid != os.getpid()]
     before = cpu_seconds(others)
-    run = paced(one.port, PATH, rate=_PROBE_RATE, seconds=_PROBE_SECONDS, cpu=OTHER_CORE, warm_up_seconds=0)
+    run = _slice(one.port, _PROBE_RATE, seconds=_PROBE_SECONDS, warm_up_seconds=0)
     beside = (cpu_seconds(others) - before) / len(run.latencies) * 1e6
     return Pace(1e6 / micros, beside + run.cpu_share / _PROBE_RATE * 1e6)
 
 
-def _runs(
-    ground: Ground, rates: Mapping[str, float], running: Mapping[str, Contender], model: int, seconds: float
+def _wait_for_mirror(one: Contender) -> None:
+    """Until what a flood has left to do is done. Raises TimeoutError when there is no end of it."""
+    ends = time.monotonic() + _QUIET_WITHIN_SECONDS
+    while True:
+        before = cpu_seconds(one.beside)
+        time.sleep(_QUIET_SECONDS)
+        if cpu_seconds(one.beside) - before <= _QUIET_SHARE * _QUIET_SECONDS:
+            return
+        if time.monotonic() > ends:
+            raise TimeoutError(f"the mirror beside {one.name} is still busy after {_QUIET_WITHIN_SECONDS:g} s")
+
+
+def _slice(port: int, rate: float, *, seconds: float = slices.SECONDS, warm_up_seconds: float = 0.2) -> Paced:
+    return paced(port, PATH, rate=rate, seconds=seconds, cpu=OTHER_CORE, warm_up_seconds=warm_up_seconds, first=True)
+
+
+def _slices(
+    ground: Ground, asked: Mapping[str, float], running: Mapping[str, Contender], model: int
 ) -> dict[str, list[Paced]]:
     """Each in turns, without any proxy at our rate too."""
-    ports = {name: one.port for name, one in running.items()} | {BARE: model}
-    runs: dict[str, list[Paced]] = {name: [] for name in ports}
-    for turn in range(1, ground.sizes.repetitions + 1):
-        for name, port in ports.items():
-            run = paced(port, PATH, rate=rates.get(name, rates[OURS]), seconds=seconds, cpu=OTHER_CORE)
-            runs[name].append(run)
-            ground.say(
-                f"latency: round {turn}/{ground.sizes.repetitions}  {name:13} p50 {run.percentile(50):6.0f} µs, "
-                f"p99 {run.percentile(99):6.0f} µs, p99.9 {run.percentile(99.9):6.0f} µs; "
-                f"the generator was {percentile(run.lateness, 99):.0f} µs late at its p99"
-            )
-    return runs
-
-
-def _spreads(runs: Mapping[str, list[Paced]], percent: float) -> dict[str, Spread]:
-    return {name: Spread.of([run.percentile(percent) for run in found]) for name, found in runs.items()}
+    measures = {name: partial(_slice, one.port, asked[name]) for name, one in running.items()}
+    measures[BARE] = partial(_slice, model, asked[OURS])
+    found = slices.in_turns(measures, ground.sizes.slices, lambda words: ground.say(f"latency: {words}"))
+    for name, runs in found.items():
+        told = ", ".join(
+            f"p{at:g} {slices.figure(at, [run.latencies for run in runs]):,.0f} µs" for at in (50, 99, 99.9)
+        )
+        late = slices.figure(99, [run.lateness for run in runs])
+        ground.say(
+            f"latency: {name:13} at {asked.get(name, asked[OURS]):,.0f}/s {told}; requests left {late:,.0f} µs late at p99"
+        )
+    return found
