@@ -30,12 +30,13 @@ class Caller(Near):
         """What waits for the caller now."""
         raise NotImplementedError
 
-    def _new_pace(self, now: int, received: int) -> Pace | None:
+    def expect_body(self, now: int, received: int) -> None:
+        """More of a body is to come; so many bytes of it are here."""
         settings = self._state.settings
         least = int(settings.min_rate_bytes * settings.body_seconds)
-        return Pace(least, int(settings.body_seconds * 1e9), now, received) if least else None
+        self._pace = Pace(least, int(settings.body_seconds * 1e9), now, received) if least else None
 
-    def _outgrows(self, exchange: Exchange) -> bool:
+    def outgrows(self, exchange: Exchange) -> bool:
         """Whether a body has become larger than its endpoint lets it; then the request has ended."""
         endpoint = exchange.endpoint
         if endpoint is None or exchange.received <= endpoint.max_body:
@@ -48,7 +49,7 @@ class Caller(Near):
             exchange.refuse(Refusal.BODY_TOO_LARGE, too_large(endpoint))
         return True
 
-    def _dawdles(self, now: int) -> bool:
+    def dawdles(self, now: int) -> bool:
         """Whether the body comes too slowly. What is not read cannot come, and an answer that has begun has its own bound."""
         exchange, pace = self.exchange, self._pace
         if exchange is None or pace is None or exchange.stage >= ANSWERING:
@@ -58,7 +59,8 @@ class Caller(Near):
             return False
         return pace.is_slow(now, exchange.received)
 
-    def _refuse_slow_body(self) -> None:
+    def refuse_slow_body(self) -> None:
+        """End the request for that."""
         assert self.exchange is not None
         rate = self._state.settings.min_rate_bytes
         self.exchange.refuse(Refusal.SLOW_BODY, f"the request's body comes with less than {rate} bytes per second")

@@ -259,7 +259,7 @@ class MemoryGateway:
         """Until nothing has moved for some turns of the loop: each step of an exchange takes one or two."""
 
         def where() -> tuple[object, ...]:
-            return down.exchange, down._mode, len(down._backlog), down.exchange and down.exchange.stage
+            return down.exchange, down.intake.mode, len(down.intake.backlog), down.exchange and down.exchange.stage
 
         still = 0
         while still < 4:

@@ -51,7 +51,7 @@ class Stream(Caller):
     def expect(self, length: int, now: int) -> None:
         """A body follows: so many bytes, or (-1) any number."""
         self.left = length
-        self._pace = self._new_pace(now, 0)
+        self.expect_body(now, 0)
 
     def pause_for_replica(self) -> None:
         """There is no room for more of the body."""
@@ -93,15 +93,16 @@ class Stream(Caller):
                 return
         if body:
             exchange.body([body])
-        if self.exchange is not exchange or self._outgrows(exchange):
+        if self.exchange is not exchange or self.outgrows(exchange):
             return
         if ended:
             exchange.body_complete()
-        elif self._dawdles(time.monotonic_ns()):
-            self._refuse_slow_body()
+        elif self.dawdles(time.monotonic_ns()):
+            self.refuse_slow_body()
 
-    def _dawdles(self, now: int) -> bool:
-        return not self.answering.heard_end and super()._dawdles(now)
+    def dawdles(self, now: int) -> bool:
+        """Whether the body comes too slowly."""
+        return not self.answering.heard_end and super().dawdles(now)
 
     def _malformed(self, exchange: Exchange) -> None:
         if exchange.first_byte:
@@ -125,8 +126,8 @@ class Stream(Caller):
     def on_deadline(self, now: int) -> None:
         """The exchange's, or that of a caller who does not take the rest of the answer."""
         if self.exchange is not None:
-            if self._dawdles(now):
-                self._refuse_slow_body()
+            if self.dawdles(now):
+                self.refuse_slow_body()
             else:
                 self.exchange.on_deadline(now)
         elif not (self.paused and self.reads_on(now)):

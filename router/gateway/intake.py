@@ -1,0 +1,274 @@
+"""What one caller sends over HTTP/1.1: bytes cut into heads and bodies, each head a request. What comes before its turn waits.
+
+Heads are judged by a strict parser and then by `policy.headers`; where a request has no single meaning, the answer is
+400 and the connection ends. Pipelined requests wait in a bounded backlog. Whose bytes they are (`down`) is told with each call:
+the two would hold each other for ever otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from router.gateway.calls import refused
+from router.gateway.exchange import Exchange
+from router.gateway.responses import Refusal
+from router.gateway.tracing import TracedExchange
+from router.policy.chunked import BadChunk, Decoder
+
+if TYPE_CHECKING:
+    from router.gateway.downstream import Downstream
+    from router.gateway.state import State
+
+HEAD: Final = 0
+"""A head is next, or the rest of one."""
+LENGTH: Final = 1
+"""So many bytes of a body are."""
+CHUNKED: Final = 2
+"""A body in chunks is."""
+WAIT: Final = 3
+"""The request has wholly come; what comes now is the next one's."""
+DISCARD: Final = 4
+"""The last answer has been given: nothing that comes matters."""
+UNWELCOME: Final = 5
+"""Whatever is asked for is refused."""
+HANDED_OVER: Final = 6
+"""Somebody else reads."""
+_LINGER_BYTES: Final = 16 << 20
+_BACKLOG_BYTES: Final = 65536
+_HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""With which the preface of HTTP/2 begins; to HTTP/1.1 it is a head."""
+
+
+class Intake:
+    """Of one connection."""
+
+    __slots__ = ("_decoder", "_discarded", "_left", "_state", "_used", "backlog", "head_since", "held", "mode")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.mode = HEAD
+        self.held = b""
+        """Of a head that has not wholly come."""
+        self.head_since = 0
+        """When its first bytes came; 0: there are none."""
+        self.backlog = b""
+        """Of the requests behind the one that is under way."""
+        self._left = 0
+        self._decoder: Decoder | None = None
+        self._discarded = 0
+        self._used = False
+        """It has begun with HTTP/1.1, and stays with that."""
+
+    def take(self, down: Downstream, data: bytes) -> None:
+        """Bytes from the caller."""
+        mode = self.mode
+        if mode == HEAD:
+            if self.held:
+                self._more_of_a_head(down, data)
+            else:
+                self._head(down, data, data.find(b"\r\n\r\n") + 4, 0)
+        elif mode == LENGTH:
+            self._length(down, data)
+        elif mode == CHUNKED:
+            self._chunked(down, data)
+        elif mode == WAIT:
+            self._keep(down, data)
+        elif mode == DISCARD:
+            self._discard(down, data)
+        else:
+            assert down.unwelcome is not None
+            self.refuse(down, down.unwelcome, "there are too many connections", data)
+
+    def refuse(self, down: Downstream, refusal: Refusal, message: str, head: bytes) -> None:
+        """Answer a request that never became one, and end the connection."""
+        exchange = Exchange(self._state, down, refused(refusal, message, head), b"")
+        down.exchange = exchange
+        exchange.refuse(refusal, message)
+
+    def request_over(self) -> None:
+        """The request is answered, or never will be."""
+        self._decoder = None
+        self._used = True
+
+    def wait(self) -> None:
+        """Begin nothing: what has come of a head goes to the backlog."""
+        self.backlog, self.held, self.mode = self.held, b"", WAIT
+        self.head_since = 0
+
+    def take_backlog(self) -> bytes:
+        """What has come of the requests behind; it is the caller's of this from now on."""
+        backlog, self.backlog = self.backlog, b""
+        return backlog
+
+    def is_idle(self) -> bool:
+        """Whether it is between two requests, and nothing of the next has come."""
+        return self.mode == HEAD and not self.held and not self.backlog
+
+    def takes_body(self) -> bool:
+        """Whether more of a body is to come."""
+        return self.mode in (LENGTH, CHUNKED)
+
+    # Heads ----------------------------------------------------------------------------------------------------------
+
+    def _more_of_a_head(self, down: Downstream, data: bytes) -> None:
+        """Behind what has been looked at before: only once per byte, or a head in many pieces would cost its square."""
+        known = self.held
+        data = known + data
+        self.held = b""
+        end = data.find(b"\r\n\r\n", max(0, len(known) - 3)) + 4
+        self._head(down, data, end, len(known) - known.endswith(b"\r"))
+
+    def _head(self, down: Downstream, data: bytes, end: int, known: int) -> None:
+        """A head that ends at `end`; below 4: it does not yet, and its first `known` bytes have been here before."""
+        if end < 4:
+            self._partial(down, data, known)
+        elif data.startswith(b"\r\n"):
+            self._skip_empty_lines(down, data)
+        else:
+            self._request(down, data, end)
+
+    def _partial(self, down: Downstream, data: bytes, known: int) -> None:
+        if len(data) > self._state.settings.max_head_bytes:
+            self.refuse(down, Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
+        elif data.count(b"\n", known) != data.count(b"\r\n", known):
+            self.refuse(down, Refusal.BAD_REQUEST, "a line that does not end in CR LF", data)
+        else:
+            if not self.head_since:
+                self.head_since = time.monotonic_ns()
+                self._state.wheel.arm(down, self.head_since + self._state.head_ns)
+            self.held = data
+
+    def _skip_empty_lines(self, down: Downstream, data: bytes) -> None:
+        """Empty lines before a request line are tolerated (RFC 9112, 2.2)."""
+        self._used = True
+        at = 0
+        while data.startswith(b"\r\n", at):
+            at += 2
+        if at < len(data):
+            self.take(down, data[at:])
+
+    def _request(self, down: Downstream, data: bytes, end: int) -> None:
+        state = self._state
+        self.head_since = 0
+        raw = data[:end]
+        call = state.calls.whole.get(raw)
+        if call is not None:
+            length, after_peer = call.length, call.after_peer
+        elif end > state.settings.max_head_bytes:
+            self.refuse(down, Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
+            return
+        elif raw == _HTTP2 and not self._used and down.transport.get_extra_info("tls") is None:
+            down.become_http2(data)
+            return
+        elif raw.count(b"\r\n") - 2 > state.settings.max_header_fields:
+            text = f"more than {state.settings.max_header_fields} header fields"
+            self.refuse(down, Refusal.TOO_MANY_FIELDS, text, data)
+            return
+        else:
+            call, length, after_peer = state.calls.find(raw, state.table)
+        tracer = state.tracer
+        if tracer is None:
+            exchange = Exchange(state, down, call, after_peer)
+        else:
+            exchange = TracedExchange(state, down, call, after_peer, tracer)
+        down.exchange = exchange
+        state.counters.requests += 1
+        if call.refusal is Refusal.BAD_REQUEST:
+            exchange.refuse(call.refusal, call.message)
+        elif call.chunked:
+            self._first_chunks(down, exchange, data[end:])
+        else:
+            self._first_body(down, exchange, data, end, length)
+
+    # Bodies ---------------------------------------------------------------------------------------------------------
+
+    def _first_body(self, down: Downstream, exchange: Exchange, data: bytes, end: int, length: int) -> None:
+        """Take what came of the body with the head."""
+        have = len(data) - end
+        if have == length:
+            self.mode = WAIT
+            exchange.first_body([data[end:]] if have else [], have, complete=True)
+        elif have > length:
+            self.mode = WAIT
+            self.backlog = data[end + length :]
+            exchange.first_body([data[end : end + length]] if length else [], length, complete=True)
+        else:
+            self.mode = LENGTH
+            self._left = length - have
+            down.expect_body(exchange.arrival, have)
+            exchange.first_body([data[end:]] if have else [], have, complete=False)
+        exchange.start()
+
+    def _first_chunks(self, down: Downstream, exchange: Exchange, data: bytes) -> None:
+        decoder = self._decoder = Decoder()
+        self.mode = CHUNKED
+        try:
+            pieces, rest = decoder.feed(data)
+        except BadChunk as error:
+            exchange.keep_alive = False
+            exchange.refuse(Refusal.BAD_REQUEST, f"malformed body: {error}")
+            return
+        size = sum(map(len, pieces))
+        if decoder.done:
+            self.mode = WAIT
+            self.backlog = rest
+        else:
+            down.expect_body(exchange.arrival, size)
+        exchange.first_body(pieces, size, complete=decoder.done)
+        if not down.outgrows(exchange):
+            exchange.start()
+
+    def _length(self, down: Downstream, data: bytes) -> None:
+        exchange = down.exchange
+        assert exchange is not None
+        extra = len(data) - self._left
+        if extra > 0:
+            self.backlog = data[self._left :]
+            data = data[: self._left]
+        self._left -= len(data)
+        if not self._left:
+            self.mode = WAIT
+        exchange.body([data])
+        if self.mode == LENGTH and down.dawdles(time.monotonic_ns()):
+            down.refuse_slow_body()
+        elif self.mode == WAIT and down.exchange is exchange:
+            exchange.body_complete()
+
+    def _chunked(self, down: Downstream, data: bytes) -> None:
+        exchange, decoder = down.exchange, self._decoder
+        assert exchange is not None
+        assert decoder is not None
+        try:
+            pieces, rest = decoder.feed(data)
+        except BadChunk as error:
+            exchange.keep_alive = False
+            if exchange.first_byte:
+                exchange.abandon()
+            else:
+                exchange.refuse(Refusal.BAD_REQUEST, f"malformed body: {error}")
+            return
+        if pieces:
+            exchange.body(pieces)
+            if down.exchange is exchange and down.outgrows(exchange):
+                return
+        if decoder.done and down.exchange is exchange:
+            self.mode = WAIT
+            self.backlog = rest
+            exchange.body_complete()
+        elif self.mode == CHUNKED and down.dawdles(time.monotonic_ns()):
+            down.refuse_slow_body()
+
+    # What is not a request's ----------------------------------------------------------------------------------------
+
+    def _keep(self, down: Downstream, data: bytes) -> None:
+        """Of the next request, while this one is not over."""
+        self.backlog += data
+        backlog = self.backlog
+        if len(backlog) > _BACKLOG_BYTES or backlog.count(b"\r\n\r\n") > self._state.settings.max_pipelined:
+            down.pause_reading()
+
+    def _discard(self, down: Downstream, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > _LINGER_BYTES:
+            down.transport.abort()
