@@ -17,9 +17,9 @@ from router.policy.chunked import LAST, frame
 from router.policy.fields import answer_head, trailers
 from router.policy.headers import BadHead
 from router.runtime.http2 import packing
-from router.runtime.http2.channel import Channel, Field
+from router.runtime.http2.channel import Channel
 from router.runtime.http2.client import Client
-from router.runtime.http2.frames import Code
+from router.runtime.http2.frames import Code, Field
 from router.runtime.replica_tls import Trust
 
 _UNSENT_BYTES = 256 << 10

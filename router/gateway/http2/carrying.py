@@ -20,8 +20,8 @@ from router.policy.fields import answer_head, timeout_of, trailers
 from router.policy.headers import BadHead
 from router.policy.retrying import Failure
 from router.runtime.http2 import packing
-from router.runtime.http2.channel import Channel, Field
-from router.runtime.http2.frames import Code
+from router.runtime.http2.channel import Channel
+from router.runtime.http2.frames import Code, Field
 
 if TYPE_CHECKING:
     from router.gateway.exchange import Exchange

@@ -20,8 +20,7 @@ from router.gateway.tracing import TracedExchange
 from router.policy.fields import Request, list_bytes
 from router.policy.headers import BadHead
 from router.runtime.http2 import frames
-from router.runtime.http2.channel import Field
-from router.runtime.http2.frames import MAX_WINDOW, Broken, Code, Setting
+from router.runtime.http2.frames import MAX_WINDOW, Broken, Code, Field, Setting
 from router.runtime.http2.session import Session
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class Serving(Session):
         """It has done nothing for too long."""
         if self.over:
             self.transport.abort()
-        elif self._block is not None:
+        elif self.blocks.open:
             self.end(Code.ENHANCE_YOUR_CALM, "the header block took too long")
         elif not self.settled:
             self.end(Code.SETTINGS_TIMEOUT, "no SETTINGS")

@@ -17,8 +17,8 @@ from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
 from router.policy.chunked import Decoder
 from router.runtime.http2 import packing
-from router.runtime.http2.channel import Channel, Field
-from router.runtime.http2.frames import Code
+from router.runtime.http2.channel import Channel
+from router.runtime.http2.frames import Code, Field
 
 if TYPE_CHECKING:
     from router.gateway.http2.serving import Serving

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from router.runtime.http2 import frames
-from router.runtime.http2.frames import END_STREAM, MAX_FRAME_BYTES, MAX_WINDOW, Code
+from router.runtime.http2.frames import END_STREAM, MAX_FRAME_BYTES, MAX_WINDOW, Code, Field
 
 if TYPE_CHECKING:
-    from router.runtime.http2.session import Session
+    from router.runtime.http2.connection import Connection
 
 STREAM_WINDOW = 65536
 """What the other end may send on one stream before it is told that there is room again."""
@@ -21,7 +21,6 @@ _CREDIT_BYTES = STREAM_WINDOW // 2
 """Room is told of in portions of this size: a frame for each piece would cost as much as the piece."""
 _DRIBBLE_BYTES = 1024
 """Frames below this are not cut for want of room, unless the other end never has more."""
-Field = tuple[bytes, bytes]
 
 
 class Channel:
@@ -29,6 +28,7 @@ class Channel:
 
     __slots__ = (
         "_end",
+        "_flow",
         "_owed",
         "_pending",
         "_room",
@@ -41,10 +41,11 @@ class Channel:
         "window",
     )
 
-    def __init__(self, session: Session, number: int) -> None:
+    def __init__(self, session: Connection, number: int) -> None:
         self.session = session
         self.id = number
-        self.window = session.peer_window
+        self._flow = session.flow
+        self.window = session.flow.stream_window
         """Bytes that may be sent."""
         self.gone = False
         """The stream is over: nothing is sent or heard any more."""
@@ -64,20 +65,19 @@ class Channel:
     def send_head(self, block: bytes, *, last: bool = False) -> None:
         """A block of fields before the body; `last`: there is no body."""
         session = self.session
-        session.frames_sent += 1
+        session.patience.frames_sent += 1
         session.write_frames(frames.header_block(self.id, block, END_STREAM if last else 0))
         if last:
             self._ended()
 
     def send(self, data: bytes, end: bytes | None = None) -> None:
         """Body bytes, as far as there is room; the rest follows. `end`: nothing comes behind but these trailers (or none)."""
-        session = self.session
-        size = len(data)
-        if self._pending or (size and (session.congested or size > self.window or size > session.window)):
+        flow, size = self._flow, len(data)
+        if self._pending or (size and (flow.congested or size > self.window or size > flow.window)):
             before = bool(self._pending)
             self._pending += data
             self._end = end
-            session.waiting[self.id] = self
+            flow.waiting[self.id] = self
             if not before:
                 while self.pump():
                     pass
@@ -90,20 +90,20 @@ class Channel:
 
     def pump(self) -> bool:
         """Send one frame of what waits, if there is room for any of it. True: something was sent, and more waits."""
-        session = self.session
-        size = min(len(self._pending), self.window, session.window, MAX_FRAME_BYTES)
-        if size <= 0 or session.congested or self.gone:
+        flow = self._flow
+        size = min(len(self._pending), self.window, flow.window, MAX_FRAME_BYTES)
+        if size <= 0 or flow.congested or self.gone:
             return False
-        if size < len(self._pending) and size < min(_DRIBBLE_BYTES, session.peer_window // 4):
+        if size < len(self._pending) and size < min(_DRIBBLE_BYTES, flow.stream_window // 4):
             return False  # more room will come, and a frame cut so small stays small for ever
         data = bytes(self._pending[:size])
         del self._pending[:size]
         if self._pending:
             self._write(data, None)
             if size < _DRIBBLE_BYTES:
-                session.frames_sent -= 1  # who makes so little room earns nothing by it
+                self.session.patience.frames_sent -= 1  # who makes so little room earns nothing by it
             return True
-        session.waiting.pop(self.id, None)
+        flow.waiting.pop(self.id, None)
         self._write(data, self._end)
         self.unstuck()
         if self._end is not None:
@@ -114,8 +114,8 @@ class Channel:
         session, number = self.session, self.id
         size = len(data)
         self.window -= size
-        session.window -= size
-        session.frames_sent += 1
+        self._flow.window -= size
+        session.patience.frames_sent += 1
         closing = END_STREAM if end == b"" else 0
         if size <= MAX_FRAME_BYTES:
             written = [frames.frame(frames.DATA, closing, number, data)] if size or closing else []

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from router.runtime.http2 import frames
-from router.runtime.http2.channel import Channel, Field
-from router.runtime.http2.frames import MAX_WINDOW, Broken, Code, Setting
+from router.runtime.http2.channel import Channel
+from router.runtime.http2.frames import MAX_WINDOW, Broken, Code, Field, Setting
 from router.runtime.http2.session import Session
 
 MAX_HEAD_BYTES = 65536
@@ -49,7 +49,7 @@ class Client(Session):
     def number(self, channel: Channel) -> None:
         """The next stream is this one's."""
         channel.id, self._next = self._next, self._next + 2
-        channel.window = self.peer_window
+        channel.window = self.flow.stream_window
         self.streams[channel.id] = channel
         self.highest = channel.id
         if self._next > MAX_WINDOW - 2:

@@ -7,12 +7,14 @@ answered makes up for one that was not, a frame that we send for two that answer
 
 from __future__ import annotations
 
-RESETS = 200
+from router.runtime.http2.frames import Broken, Code
+
+_RESETS = 200
 """At once."""
-RESETS_PER_SECOND = 20.0
-HOUSEKEEPING = 1000
-HOUSEKEEPING_PER_SECOND = 100.0
-PER_FRAME_SENT = 2.0
+_RESETS_PER_SECOND = 20.0
+_HOUSEKEEPING = 1000
+_HOUSEKEEPING_PER_SECOND = 100.0
+_PER_FRAME_SENT = 2.0
 _MOST_EARNED = 20_000.0
 """Of what is earned and not yet spent: many frames may be on their way before their receiver answers the first."""
 
@@ -42,3 +44,31 @@ class Allowance:
     def earn(self, amount: float = 1.0) -> None:
         """What the connection did besides was worth this much."""
         self._earned = min(_MOST_EARNED, self._earned + amount)
+
+
+class Patience:
+    """With one connection: both allowances."""
+
+    __slots__ = ("_house", "_resets", "frames_sent")
+
+    def __init__(self, now: int) -> None:
+        self.frames_sent = 0
+        """Since the last look at what it may cost."""
+        self._house = Allowance(_HOUSEKEEPING, _HOUSEKEEPING_PER_SECOND, now)
+        self._resets = Allowance(_RESETS, _RESETS_PER_SECOND, now)
+
+    def housekeeping(self, now: int) -> None:
+        """It has sent a frame that asks for nothing. Raises `Broken` when that was too often."""
+        self._house.earn(_PER_FRAME_SENT * self.frames_sent)
+        self.frames_sent = 0
+        if not self._house.spend(now):
+            raise Broken(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+
+    def strike(self, now: int) -> None:
+        """A stream was ended early by it, or by its fault. Raises `Broken` when that was too often."""
+        if not self._resets.spend(now):
+            raise Broken(Code.ENHANCE_YOUR_CALM, "too many requests that are taken back or malformed")
+
+    def good(self) -> None:
+        """A stream was answered."""
+        self._resets.earn()

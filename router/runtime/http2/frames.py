@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import Final
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a caller says first."""
-HEADER_BYTES = 9
-MAX_FRAME_BYTES = 16384
+HEADER_BYTES: Final = 9
+MAX_FRAME_BYTES: Final = 16384
 """Payload of one frame: the least that everybody must take, and the most that is taken here."""
-FIRST_WINDOW = 65535
+FIRST_WINDOW: Final = 65535
 """Of a connection, and of its streams until SETTINGS say something else."""
-MAX_WINDOW = 2**31 - 1
+MAX_WINDOW: Final = 2**31 - 1
+Field = tuple[bytes, bytes]
+"""(name in lower case, value)."""
 HEAD = struct.Struct(">HBBBL")
 """Length (16 high bits, 8 low bits), type, flags, stream."""
 _U32 = struct.Struct(">L")
 _SETTING = struct.Struct(">HL")
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM = ACK = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-WITH_PRIORITY = 0x20
+DATA: Final = 0x0
+HEADERS: Final = 0x1
+PRIORITY: Final = 0x2
+RST_STREAM: Final = 0x3
+SETTINGS: Final = 0x4
+PUSH_PROMISE: Final = 0x5
+PING: Final = 0x6
+GOAWAY: Final = 0x7
+WINDOW_UPDATE: Final = 0x8
+CONTINUATION: Final = 0x9
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+WITH_PRIORITY: Final = 0x20
 
 
 class Code(enum.IntEnum):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from hpack.table import HeaderTable
 
-Field = tuple[bytes, bytes]
-"""(name in lower case, value)."""
+from router.runtime.http2.frames import Field
+
 _STATUS = {
     int(value): bytes([0x80 | 8 + at])
     for at, value in enumerate((b"200", b"204", b"206", b"304", b"400", b"404", b"500"))
