@@ -1,9 +1,12 @@
-"""The two ends of an exchange, whatever protocol they speak: what it asks of its caller's side and of its replica's."""
+"""The two ends of an exchange, whatever protocol they speak: what it asks of its caller's side and of its replica's.
+
+Both stand on a connection, plain or under TLS, that tells them what happens to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from router.gateway.exchange import Exchange
@@ -93,3 +96,25 @@ class Far:
     def close(self) -> None:
         """End it now, whatever it was doing."""
         raise NotImplementedError
+
+
+class Speaker(Protocol):
+    """Who speaks on a connection: the part of a protocol that matters here."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the other end."""
+
+    def eof_received(self) -> bool | None:
+        """The other end sends nothing more; whether we go on."""
+
+    def pause_writing(self) -> None:
+        """The other end reads too slowly."""
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""

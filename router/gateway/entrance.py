@@ -16,11 +16,12 @@ from router.gateway.downstream import Downstream
 from router.gateway.http2.serving import Serving
 from router.gateway.responses import Refusal, connection_line, refuse
 from router.gateway.timers import NEVER
-from router.gateway.tls import HANDSHAKE_NS, Secured, Speaker
+from router.gateway.tls import HANDSHAKE_NS, Secured
 from router.runtime.telemetry import Limited
 
 if TYPE_CHECKING:
     from router.gateway.certificate_store import Certificates
+    from router.gateway.ends import Speaker
     from router.gateway.state import State
 
 _LOG = logging.getLogger(__name__)
@@ -80,11 +81,11 @@ class Entering(Secured):
 
     def before(self, data: bytes) -> None:
         """Of the handshake; the first byte tells whether the caller speaks TLS at all."""
-        if not self.begun:
+        if not self.sealing.begun:
             if data[0] != _HANDSHAKE_RECORD:
                 self._plaintext(data)
                 return
-            self.begin(self._entrance.certificates.front, server_side=True)
+            self.sealing.begin(self._entrance.certificates.front, server_side=True)
         super().before(data)
 
     def _plaintext(self, data: bytes) -> None:
@@ -107,7 +108,7 @@ class Entering(Secured):
         state.connections.discard(self)
         self._hand_over()
         state.counters.handshakes += 1
-        return PROTOCOLS[self._object.selected_alpn_protocol() or "http/1.1"](state)
+        return PROTOCOLS[self.sealing.object.selected_alpn_protocol() or "http/1.1"](state)
 
     def refused(self, why: Exception) -> None:
         """We do not, or the caller has left."""

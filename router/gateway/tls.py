@@ -1,7 +1,7 @@
 """TLS on one connection: a protocol towards the kernel, a transport towards whoever speaks HTTP on it.
 
-Bytes are decrypted as they come and encrypted as they go, in the same turn; nothing waits here, so the plain transport's
-buffer and its limits are all there is. Between two records a connection holds no buffer but what OpenSSL keeps.
+Bytes are decrypted as they come and encrypted as they go (`sealing`), in the same turn; nothing waits here, so the plain
+transport's buffer and its limits are all there is.
 
 - A close_notify is the other end's half-close: it may still read. The end of the bytes without one is a break, never an end.
 - `close` and `write_eof` say close_notify; `abort` and `truncate` do not, so that what was cut cannot pass for whole.
@@ -11,48 +11,17 @@ buffer and its limits are all there is. Between two records a connection holds n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from router.gateway.sealing import RECORD_BYTES, Sealing
 from router.gateway.timers import NEVER
 
 if TYPE_CHECKING:
-    from router.gateway.timers import Wheel
+    from router.gateway.ends import Speaker
 
-HANDSHAKE_NS = 10_000_000_000
+HANDSHAKE_NS: Final = 10_000_000_000
 """From the connection to the end of its handshake."""
-_RECORD_BYTES = 16384
-"""The payload of the longest record (RFC 8446, 5.1). OpenSSL's buffers grow to what passes through them at once and stay so."""
-_SLICE_BYTES = 32768
-
-
-class Speaker(Protocol):
-    """Who speaks on a connection: the part of a protocol that matters here."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the other end."""
-
-    def eof_received(self) -> bool | None:
-        """The other end sends nothing more; whether we go on."""
-
-    def pause_writing(self) -> None:
-        """The other end reads too slowly."""
-
-    def resume_writing(self) -> None:
-        """It has caught up."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-
-
-_NO_OBJECT = cast("ssl.SSLObject", None)
-_NO_BYTES = ssl.MemoryBIO()
 
 
 class Secured:
@@ -62,16 +31,13 @@ class Secured:
     """
 
     __slots__ = (
-        "_closing", "_cut", "_held", "_incoming", "_inner", "_object", "_open", "_outgoing", "_plain", "_read_all", "_shut", "deadline",
-        "slot",
+        "_closing", "_cut", "_held", "_inner", "_open", "_plain", "_read_all", "_shut", "deadline", "sealing", "slot",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._plain: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
         self._inner: Speaker | None = None
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._object = _NO_OBJECT
+        self.sealing = Sealing()
         self._open = False
         """The handshake is over."""
         self._closing = False
@@ -88,21 +54,9 @@ class Secured:
 
     # The handshake --------------------------------------------------------------------------------------------------
 
-    def begin(self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None) -> None:
-        """Be ready for the handshake's first bytes, or for sending them."""
-        self._object = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
-        )
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a handshake under way or behind us."""
-        return self._object is not None
-
     def before(self, data: bytes) -> None:
         """Bytes of the handshake."""
-        self._incoming.write(data)
-        self.shake()
+        self.shake(data)
 
     def established(self) -> Speaker:
         """The handshake is over: who speaks on the connection from now on."""
@@ -112,24 +66,25 @@ class Secured:
         """The handshake has failed; the other end has been told, as far as there are words for it."""
         raise NotImplementedError
 
-    def shake(self) -> None:
+    def shake(self, data: bytes) -> None:
         """One step of the handshake, with what has come."""
+        sealing = self.sealing
         try:
-            self._object.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
+            done = sealing.shake(data)
         except (ssl.SSLError, ValueError) as error:
             self._flush()
             self.fail(error)
             return
+        if not done:
+            self._flush()
+            return
         self._open = True
-        if not self._object.server_side or self._object.version() != "TLSv1.3":
-            self._flush()  # what is left otherwise are tickets, which go with the first answer
+        if not sealing.may_wait():
+            self._flush()
         inner = self._inner = self.established()
         inner.connection_made(cast("asyncio.BaseTransport", self))
-        if self._incoming.pending:
-            self._decrypt(b"")
+        if sealing.has_more:
+            self._take(b"")
 
     def fail(self, why: Exception) -> None:
         """There will be no handshake."""
@@ -156,58 +111,24 @@ class Secured:
             if not self._closing:
                 self.before(data)
             return
-        if len(data) > _SLICE_BYTES or self._read_all:
-            self._decrypt(data)
-            return
-        incoming, found = self._incoming, self._object
-        incoming.write(data)
-        try:
-            piece = found.read(_RECORD_BYTES)
-        except ssl.SSLWantReadError:
-            return
-        except ssl.SSLError as error:
-            self._no_more(error)
-            return
-        if not piece:
-            self._no_more(None)
-        elif incoming.pending or found.pending():
-            self._decrypt(b"", piece)
-        else:
-            assert self._inner is not None
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        sealing = self.sealing
+        piece = sealing.open(data)
+        if piece and self._inner is not None:
             self._inner.data_received(piece)
+        if sealing.over:
+            self._no_more()
 
-    def _decrypt(self, data: bytes, first: bytes = b"") -> None:
-        """Pass on, in one piece, all that is whole of `data` and of what came before it."""
-        pieces = [first] if first else []
-        error: Exception | None = None
-        try:
-            for at in range(0, max(len(data), 1), _SLICE_BYTES):
-                self._incoming.write(data[at : at + _SLICE_BYTES])
-                self._read_records(pieces)
-        except ssl.SSLError as caught:
-            error = caught
-        if pieces and self._inner is not None:
-            self._inner.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if error is not None:
-            self._no_more(error)
-
-    def _read_records(self, pieces: list[bytes]) -> None:
-        """Raises `SSLError` where there will be no more."""
-        incoming, found = self._incoming, self._object
-        with contextlib.suppress(ssl.SSLWantReadError):
-            while incoming.pending or found.pending():
-                piece = found.read(_RECORD_BYTES)
-                if not piece:
-                    raise ssl.SSLZeroReturnError
-                pieces.append(piece)
-
-    def _no_more(self, error: Exception | None) -> None:
-        """Nothing readable comes any more: a close_notify, or nonsense."""
+    def _no_more(self) -> None:
+        """Nothing readable comes any more."""
+        alert = self.sealing.alert
         if self._read_all or self._closing:
             return
-        if error is not None and not isinstance(error, ssl.SSLZeroReturnError):
-            self._flush()  # OpenSSL has written an alert
-            self._break(error)
+        if alert is not None:
+            self._flush()
+            self._break(alert)
             return
         self._read_all = True
         if self._inner is None or not self._inner.eof_received():
@@ -243,8 +164,7 @@ class Secured:
             self._closing = True
             self.refused(exc or ConnectionResetError("the connection ended inside the handshake"))
         self._closing = True
-        # The wheel may hold this for seconds yet: what is big must not stay with it.
-        self._object, self._incoming, self._outgoing = _NO_OBJECT, _NO_BYTES, _NO_BYTES
+        self.sealing.forget()
         if inner is not None:
             inner.connection_lost(exc or self._cut)
 
@@ -255,30 +175,29 @@ class Secured:
         if self._closing or self._shut or not data:
             return
         try:
-            if len(data) <= _RECORD_BYTES:
-                self._object.write(data)
+            if len(data) <= RECORD_BYTES:
+                self.sealing.seal(data)
                 if not self._held:
-                    self._plain.write(self._outgoing.read())
+                    self._plain.write(self.sealing.sealed())
             else:
                 self._write_long(memoryview(data))
         except ssl.SSLError as error:
             self._break(error)
 
     def _write_long(self, data: memoryview) -> None:
-        for at in range(0, len(data), _RECORD_BYTES):
-            self._object.write(data[at : at + _RECORD_BYTES])
-            self._plain.write(self._outgoing.read())
+        for at in range(0, len(data), RECORD_BYTES):
+            self.sealing.seal(data[at : at + RECORD_BYTES])
+            self._plain.write(self.sealing.sealed())
 
     def _flush(self) -> None:
-        if self._outgoing.pending and not self._plain.is_closing():
-            self._plain.write(self._outgoing.read())
+        if self.sealing.has_sealed and not self._plain.is_closing():
+            self._plain.write(self.sealing.sealed())
 
     def _say_close(self) -> None:
         """Our close_notify."""
         if self._open and not self._shut and not self._plain.is_closing():
             self._shut = True
-            with contextlib.suppress(ssl.SSLError):  # the other end has not answered with its own yet
-                self._object.unwrap()
+            self.sealing.seal_end()
             self._flush()
 
     def is_closing(self) -> bool:
@@ -341,46 +260,5 @@ class Secured:
         if name == "tls":
             return self
         if name == "ssl_object":
-            return self._object
+            return self.sealing.object
         return self._plain.get_extra_info(name, default)
-
-
-class Reaching(Secured):
-    """Our side of a connection to a server."""
-
-    __slots__ = ("_context", "_factory", "_server_name", "done")
-
-    def __init__(self, factory: Callable[[], Speaker], context: ssl.SSLContext, server_name: str, wheel: Wheel) -> None:
-        super().__init__()
-        self._factory = factory
-        self._context = context
-        self._server_name = server_name
-        self.done: asyncio.Future[Speaker] = asyncio.get_running_loop().create_future()
-        """Who speaks on the connection, once there is one."""
-        wheel.arm(self, time.monotonic_ns() + HANDSHAKE_NS)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The server is there: the first word is ours."""
-        super().connection_made(transport)
-        self.begin(self._context, server_side=False, server_name=self._server_name)
-        self.shake()
-
-    def established(self) -> Speaker:
-        """The server is who it should be."""
-        self.deadline = NEVER
-        protocol = self._factory()
-        if not self.done.done():
-            self.done.set_result(protocol)
-        return protocol
-
-    def refused(self, why: Exception) -> None:
-        """It is not, or it does not want us."""
-        if not self.done.done():
-            self.done.set_exception(why)
-
-    def give_up(self) -> None:
-        """Nobody waits for the handshake any more."""
-        if not self.done.done():
-            self.done.cancel()
-        if not self._open and self._plain is not None:
-            self.abort()

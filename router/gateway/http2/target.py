@@ -13,11 +13,10 @@ from router.policy.retrying import Failure
 from router.runtime.telemetry import Limited
 
 if TYPE_CHECKING:
-    from router.gateway.ends import Far
+    from router.gateway.ends import Far, Speaker
     from router.gateway.exchange import Exchange
     from router.gateway.lane import Lane
     from router.gateway.state import State
-    from router.gateway.tls import Speaker
 
 _SAY = Limited(logging.getLogger(__name__))
 
