@@ -13,7 +13,7 @@ judges once; each new line is judged alone where that is beyond doubt. Anything 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
@@ -27,17 +27,17 @@ from router.policy.upgrading import FIELDS, WEBSOCKET, Agreement, Offer, OtherVe
 if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
 
-MOST = 512
-LONGEST = 2048
+MOST: Final = 512
+LONGEST: Final = 2048
 """Heads beyond this are judged anew each time, which bounds the memory of a replica's answers to a few megabytes."""
-MOST_CALLS = 16_384
+MOST_CALLS: Final = 16_384
 """Enough for callers of 10,000 endpoints."""
-_CALL_BYTES = 8 << 20
+_CALL_BYTES: Final = 8 << 20
 """Of the heads of calls: the calls themselves take about as much again, and half a kilobyte each."""
-_LINES = 32_768
-_LINE_BYTES = 4 << 20
+_LINES: Final = 32_768
+_LINE_BYTES: Final = 4 << 20
 """Lines that are remembered as having come before, and their length in all."""
-_NEW_LINES = 4
+_NEW_LINES: Final = 4
 """A head with more lines that never came before is judged whole."""
 
 

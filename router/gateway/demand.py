@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import struct
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.contract.codec import encode_demand
 from router.contract.events import BUCKETS, DEMAND, DemandReport, DemandRow, Outcome, bucket_seconds
@@ -37,8 +37,8 @@ _CATCH_UP_NS = 200_000_000
 _TIMES = struct.Struct("<qq")
 _TIMES_AT = struct.calcsize("<BBHHH")
 """Where start and end stand in a report."""
-_MODEL_ERROR = int(Outcome.MODEL_ERROR)
-_EDGES_NS = [int(bucket_seconds(index) * 1e9) for index in range(BUCKETS - 1)]
+_MODEL_ERROR: Final = int(Outcome.MODEL_ERROR)
+_EDGES_NS: Final = [int(bucket_seconds(index) * 1e9) for index in range(BUCKETS - 1)]
 
 
 def bucket_of_ns(duration: int) -> int:

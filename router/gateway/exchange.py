@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.contract.events import Flag, Outcome
 from router.contract.tee import Kind
@@ -39,14 +39,26 @@ if TYPE_CHECKING:
     from router.gateway.upstream import Upstream
     from router.policy.upgrading import Agreement
 
-NEW, WAITING, CONNECTING, SENT, ANSWERING, DONE = range(6)
-_MIRRORED, _NAMED, _WAITED = int(Flag.MIRRORED), int(Flag.NAMED_DEPLOYMENT), int(Flag.WAITED)
-_HTTP2 = int(Flag.HTTP2)
-_FROM_ZERO, _STREAMED, _RETRIED = int(Flag.FROM_ZERO), int(Flag.STREAMED), int(Flag.RETRIED)
-_WEBSOCKET = int(Flag.WEBSOCKET)
-_OK, _MODEL_ERROR, _TIMEOUT = int(Outcome.OK), int(Outcome.MODEL_ERROR), int(Outcome.TIMEOUT)
-_SERVER_ERROR = 500
-_JOINED_BYTES = 32768
+NEW: Final = 0
+WAITING: Final = 1
+CONNECTING: Final = 2
+SENT: Final = 3
+ANSWERING: Final = 4
+DONE: Final = 5
+_MIRRORED: Final = int(Flag.MIRRORED)
+_NAMED: Final = int(Flag.NAMED_DEPLOYMENT)
+_WAITED: Final = int(Flag.WAITED)
+_HTTP2: Final = int(Flag.HTTP2)
+_FROM_ZERO: Final = int(Flag.FROM_ZERO)
+_STREAMED: Final = int(Flag.STREAMED)
+_RETRIED: Final = int(Flag.RETRIED)
+_WEBSOCKET: Final = int(Flag.WEBSOCKET)
+_OK: Final = int(Outcome.OK)
+_MODEL_ERROR: Final = int(Outcome.MODEL_ERROR)
+_TIMEOUT: Final = int(Outcome.TIMEOUT)
+_REFUSE: Final = Admission.REFUSE
+_SERVER_ERROR: Final = 500
+_JOINED_BYTES: Final = 32768
 """To copy a body behind its head costs less than a second write up to here; beyond, the two leave as one list of buffers."""
 
 
@@ -209,7 +221,7 @@ class Exchange:
             lane.arrivals += 1
             lane.wake()
             self.fail_deployment()
-        elif lane.admit(self) is Admission.REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
+        elif lane.admit(self) is _REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
             self._turn_away(lane)
 
     def _told_more(self, *, enough: bool) -> None:

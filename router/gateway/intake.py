@@ -34,6 +34,7 @@ UNWELCOME: Final = 5
 """Whatever is asked for is refused."""
 HANDED_OVER: Final = 6
 """Somebody else reads."""
+_BAD_REQUEST: Final = Refusal.BAD_REQUEST
 _LINGER_BYTES: Final = 16 << 20
 _BACKLOG_BYTES: Final = 65536
 _HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
@@ -174,7 +175,7 @@ class Intake:
             exchange = TracedExchange(state, down, call, after_peer, tracer)
         down.exchange = exchange
         state.counters.requests += 1
-        if call.refusal is Refusal.BAD_REQUEST:
+        if call.refusal is _BAD_REQUEST:
             exchange.refuse(call.refusal, call.message)
         elif call.chunked:
             self._first_chunks(down, exchange, data[end:])

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.contract.events import Replica, ReplicaState
 from router.contract.specs import DeploymentExtras, DeploymentSpec, RequestSettings
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from router.gateway.routes import Endpoint
     from router.gateway.state import State
 
+_ENTER: Final = admission.Admission.ENTER
 _POLL_SECONDS = 0.004
 _PATIENCE = 3
 """Polls for which a worker leaves free capacity to an older waiter elsewhere that does not take it."""
@@ -323,12 +324,12 @@ class Lane:
             cells, own = self._state.board.cells, self._present_cell
             for step in self._steps:
                 present += cells[own + step]
-        decision = admission.Admission.ENTER
+        decision = _ENTER
         if self._joining_until or not self.usable or present >= self.allowed:
             joining = self._joining(exchange.arrival)
             max_held = self._state.settings.max_waiting
             decision = admission.decide(bool(self.usable), joining, present, self.allowed, self.held, max_held)
-        if decision is admission.Admission.ENTER:
+        if decision is _ENTER:
             self._count(exchange)
             if not self.queue and not self._waits_elsewhere():
                 target = self.claim() if self.chooser is None else self.chooser.claim(exchange)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from struct import error as StructError  # noqa: N812 -- as a class is called
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.contract.codec import DETAIL, REQUEST_RECORD, decode_profile, encode_profile, encode_requests
 from router.contract.events import REQUESTS, CallProfile
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from router.gateway.state import Counters
     from router.runtime.log.base import Log
 
-_SIZE = REQUEST_RECORD.size
-_PACK = REQUEST_RECORD.pack_into
-MOST = 4096
+_SIZE: Final = REQUEST_RECORD.size
+_PACK: Final = REQUEST_RECORD.pack_into
+MOST: Final = 4096
 """Records per message: a full buffer is flushed before its time."""
-PROFILE_CHARACTERS = 1 << 18
+PROFILE_CHARACTERS: Final = 1 << 18
 """Of all profiles of a message; beyond it further ones are cut to what has few values. Callers that number each of their
 requests at a thousand a second and worker stay below.
 """
-_FIRST = 64
-_U32 = 0xFFFFFFFF
-NOT_COME = -1
+_FIRST: Final = 64
+_U32: Final = 0xFFFFFFFF
+NOT_COME: Final = -1
 """In place of the moment of a request's last byte: it never came."""
 
 
@@ -139,7 +139,7 @@ class _Unix:
         self.offset = time.time_ns() - time.monotonic_ns()
 
 
-_UNIX = _Unix()
+_UNIX: Final = _Unix()
 
 
 def renew_clock() -> None:

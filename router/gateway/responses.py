@@ -9,6 +9,7 @@ import email.utils
 import enum
 import http
 import json
+from typing import Final
 
 from router.contract.events import Outcome
 
@@ -67,8 +68,8 @@ class Refusal(enum.Enum):
         return self.value[3]
 
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def status_line(status: int, reason: bytes) -> bytes:

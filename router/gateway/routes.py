@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mirror.sampling import Sampler
 from router.contract.azure import deployment_from_document, endpoint_from_document
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from router.gateway.state import State
 
 _LOG = logging.getLogger(__name__)
-NO_LIMIT = 1 << 62
+NO_LIMIT: Final = (1 << 62) - 1
 
 
 class Split:

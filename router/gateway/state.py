@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from router.gateway.calls import Calls
 from router.gateway.refusals import Refusals
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from router.runtime.settings import GatewaySettings
 
 
-_LOW = tuple(b"%03x" % low for low in range(4096))
+_LOW: Final = tuple(b"%03x" % low for low in range(4096))
 """The last three digits of request ids: formatting twelve for each request costs more than looking three up."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from router.gateway.calls import LONGEST, MOST, Answer
 from router.gateway.connections import SHORTAGES, spare
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from router.gateway.lane import Lane
     from router.gateway.state import State
 
-_SPARINGS = 100
-_SPARING_SECONDS = 0.01
+_SPARINGS: Final = 100
+_SPARING_SECONDS: Final = 0.01
 """For the loop to close what it was told to, and for others to be answered."""
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS: Final = 3.0
 """A replica that is gone without a word (a lost machine) costs a request no more than this."""
 
 

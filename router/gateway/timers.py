@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
-_SHIFT = 23
+from router.gateway.ends import Near
+
+_SHIFT: Final = 23
 """A slot is 2^23 ns, 8.4 ms: deadlines are met that much late."""
-NEVER = 1 << 62
+NEVER: Final = (1 << 62) - 1
+"""The largest number that compiled code holds in a machine word."""
 
 
 class Timed(Protocol):
@@ -39,8 +42,13 @@ class Wheel:
 
     def arm(self, entry: Timed, deadline: int) -> None:
         """Let `entry.on_deadline` run soon after `deadline`, instead of at any deadline it had."""
-        entry.deadline = deadline
         slot = (deadline >> _SHIFT) + 1
+        if isinstance(entry, Near):  # most are, and of these the compiler knows where their attributes are
+            entry.deadline = deadline
+            if slot >= entry.slot:
+                return
+        else:
+            entry.deadline = deadline
         if slot < entry.slot:
             self._enter(entry, slot)
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from router.gateway.calls import Switching
 from router.gateway.ends import Far
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from router.gateway.target import Target
 
 _LOG = logging.getLogger(__name__)
-MAX_HEAD_BYTES = 65536
+MAX_HEAD_BYTES: Final = 65536
 _QUIET_SECONDS = 3
-LOOK_NS = _QUIET_SECONDS * 1_000_000_000
+LOOK_NS: Final = _QUIET_SECONDS * 1_000_000_000
 """Between two looks at a connection that owes an answer; one that is quiet for as long is asked by the kernel."""
 _UNHEARD_MS = 5000
 """What was sent and not acknowledged for so long has met nobody."""
@@ -39,9 +39,13 @@ questions a second are work, and where they get lost, connections end that were 
 """
 _INFO_BYTES, _RETRANSMITS, _LAST_ACK_MS = 60, 2, slice(56, 60)
 """Of Linux' `struct tcp_info`: how often the same was sent again, and how long ago anything was acknowledged."""
-_MOST_INTERIM = 32
+_MOST_INTERIM: Final = 32
 """Interim answers to one request; they prolong no deadline, but each is work."""
-_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_CHUNKED: Final = 3
+_UNTIL_CLOSE: Final = 4
 
 
 def ask_whether_alive(transport: asyncio.BaseTransport, connections: int) -> None:

@@ -8,12 +8,13 @@ a backlog is none of the limit's business afterwards either: it does not count, 
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 JOINING_AT_LEAST_SECONDS = 10.0
 """Requests that arrive this soon after the first replica became ready join the backlog, as long as there is any."""
-HELD_BODY_BYTES = 65536
+HELD_BODY_BYTES: Final = 65536
 """Of one waiting request's body; beyond it the caller is no longer read."""
-HELD_TOTAL_BYTES = 64 << 20
+HELD_TOTAL_BYTES: Final = 64 << 20
 """Of all waiting requests' bodies in one worker, over all endpoints."""
 
 

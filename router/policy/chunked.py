@@ -7,21 +7,23 @@ trailers into the head would read another request. Payload comes out in slices, 
 
 from __future__ import annotations
 
+from typing import Final
+
 from router.policy.grammar import CHUNK_SIZE, TRAILER
 
-MAX_LINE_BYTES = 256
+MAX_LINE_BYTES: Final = 256
 """A size with its extensions."""
-MAX_EXCESS_BYTES = 16384
+MAX_EXCESS_BYTES: Final = 16384
 """By which extensions may outweigh the payload before them: they cost work and carry nothing."""
-MAX_TRAILER_BYTES = 8192
-_PLAIN_SIZE_BYTES = 10
+MAX_TRAILER_BYTES: Final = 8192
+_PLAIN_SIZE_BYTES: Final = 10
 """Where the line of a size has ended that any read can have brought as a whole."""
-_HEADS_OWN = frozenset(
+_HEADS_OWN: Final = frozenset(
     {b"authorization", b"connection", b"content-encoding", b"content-length", b"content-range", b"content-type", b"cookie",
      b"expect", b"host", b"proxy-authorization", b"set-cookie", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )  # fmt: skip
 """Fields that no trailer section may have (RFC 9110, 6.5.1), also as a server spells them that reads `_` as `-`."""
-LAST = b"0\r\n\r\n"
+LAST: Final = b"0\r\n\r\n"
 
 
 class BadChunk(ValueError):

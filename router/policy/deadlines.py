@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from typing import Final
 
-FIELD = b"x-request-deadline"
-_SECONDS = re.compile(rb"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
+FIELD: Final = b"x-request-deadline"
+_SECONDS: Final = re.compile(rb"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 """Ten digits reach to the year 2286; more are no seconds."""
-_RFC3339 = re.compile(
+_RFC3339: Final = re.compile(
     rb"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_LINE = re.compile(rb"\r\n" + FIELD + rb": ([^\r]*)")
-_LONGEST_SHOWN = 40
+_LINE: Final = re.compile(rb"\r\n" + FIELD + rb": ([^\r]*)")
+_LONGEST_SHOWN: Final = 40
 
 
 def unix_ns_of(value: bytes) -> int:

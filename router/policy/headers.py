@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import enum
 import re
+from typing import Final
 
 from router.policy import deadlines
 from router.policy.grammar import is_host
 
-PSEUDONYM = b"tidegate"
+PSEUDONYM: Final = b"tidegate"
 """As which the gateway stands in Via (RFC 9110, 7.6.3)."""
-INTERNAL = b"x-tidegate-"
+INTERNAL: Final = b"x-tidegate-"
 """Ours alone: what a caller writes there is dropped."""
-CLIENT_ID_LENGTH = 40
-MOST_DIGITS = 18
+CLIENT_ID_LENGTH: Final = 40
+MOST_DIGITS: Final = 18
 """Of a length; 64 bits hold it."""
-_CLIENT_ID = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
-DEPLOYMENT = b"azureml-model-deployment"
+_CLIENT_ID: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+DEPLOYMENT: Final = b"azureml-model-deployment"
 
 
 class BadHead(ValueError):
@@ -98,8 +99,8 @@ def _with_usual_spellings(kinds: dict[bytes, int]) -> dict[bytes, int]:
     return {**kinds, **{name.title(): kind for name, kind in kinds.items()}}
 
 
-_REQUEST_SPELLED = _with_usual_spellings(_REQUEST)
-_RESPONSE_SPELLED = _with_usual_spellings(_RESPONSE)
+_REQUEST_SPELLED: Final = _with_usual_spellings(_REQUEST)
+_RESPONSE_SPELLED: Final = _with_usual_spellings(_RESPONSE)
 _UNREMARKABLE = (b"accept", b"accept-encoding", b"content-type", b"user-agent", b"date", b"server", b"traceparent")
 for _name in _UNREMARKABLE:
     for _table in (_REQUEST_SPELLED, _RESPONSE_SPELLED):
@@ -119,7 +120,7 @@ def _kind(name: bytes, kinds: dict[bytes, int]) -> int:
     return int(_Kind.DROP) if lower.startswith(INTERNAL) else kind
 
 
-_PLAIN_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64}): ([!-~](?:[ -~]*[!-~])?)")
+_PLAIN_FIELD: Final = re.compile(rb"([A-Za-z0-9-]{1,64}): ([!-~](?:[ -~]*[!-~])?)")
 """A field that is beyond doubt: narrower than any parser's idea of one."""
 
 
@@ -399,14 +400,14 @@ class ResponseHead:
         self.lines += (b"via", b": ", _via(self._via, version), b"\r\n")
 
 
-_DROP = int(_Kind.DROP)
-_TRACE = int(_Kind.TRACE)
-_HOST = int(_Kind.HOST)
-_AUTHORIZATION = int(_Kind.AUTHORIZATION)
-_CONTENT_LENGTH = int(_Kind.CONTENT_LENGTH)
-_TRANSFER_ENCODING = int(_Kind.TRANSFER_ENCODING)
-_CONNECTION = int(_Kind.CONNECTION)
-_DEADLINE = int(_Kind.DEADLINE)
+_DROP: Final = int(_Kind.DROP)
+_TRACE: Final = int(_Kind.TRACE)
+_HOST: Final = int(_Kind.HOST)
+_AUTHORIZATION: Final = int(_Kind.AUTHORIZATION)
+_CONTENT_LENGTH: Final = int(_Kind.CONTENT_LENGTH)
+_TRANSFER_ENCODING: Final = int(_Kind.TRANSFER_ENCODING)
+_CONNECTION: Final = int(_Kind.CONNECTION)
+_DEADLINE: Final = int(_Kind.DEADLINE)
 
 
 def content_length(value: bytes, before: int | None = None) -> int:

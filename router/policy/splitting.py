@@ -12,8 +12,9 @@ Balances outlive a change of weights, so the sum of many changes stays close to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-WHOLE = 100
+WHOLE: Final = 100
 """A request, in the unit of weights and balances."""
 
 

@@ -6,18 +6,19 @@ A context with any doubt about it is none: the trace begins anew and the caller'
 from __future__ import annotations
 
 import re
+from typing import Final
 
-SAMPLED = 1
-_FLAGS = 3
+SAMPLED: Final = 1
+_FLAGS: Final = 3
 """The bits that are passed on: sampled, and that the trace id is random (level 2)."""
-_FIELD = re.compile(rb"\r\n(traceparent|tracestate):[ \t]*([^\r\n]*)", re.IGNORECASE)
-_PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
-_KEY = rb"(?:[a-z0-9][a-z0-9_*/@-]{0,255})"
-_VALUE = rb"(?:[ !-+\x2d-<>-~]{0,255}[!-+\x2d-<>-~])"
-_STATE = re.compile(rb"[ \t]*(?:%b=%b)?[ \t]*(?:,[ \t]*(?:%b=%b)?[ \t]*)*" % (_KEY, _VALUE, _KEY, _VALUE))
-STATE_BYTES = 512
+_FIELD: Final = re.compile(rb"\r\n(traceparent|tracestate):[ \t]*([^\r\n]*)", re.IGNORECASE)
+_PARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
+_KEY: Final = rb"(?:[a-z0-9][a-z0-9_*/@-]{0,255})"
+_VALUE: Final = rb"(?:[ !-+\x2d-<>-~]{0,255}[!-+\x2d-<>-~])"
+_STATE: Final = re.compile(rb"[ \t]*(?:%b=%b)?[ \t]*(?:,[ \t]*(?:%b=%b)?[ \t]*)*" % (_KEY, _VALUE, _KEY, _VALUE))
+STATE_BYTES: Final = 512
 """As much of a state as everybody has to pass on; a longer one is dropped."""
-STATE_MEMBERS = 32
+STATE_MEMBERS: Final = 32
 
 
 class Parent:

@@ -103,6 +103,7 @@ async def test_who_waits_in_the_queue_waits_no_longer_than_that(rig: Rig, second
         assert len(upstream.requests) == 2
 
 
+@pytest.mark.interpreted
 async def test_a_crowd_that_is_late_is_refused_whole_before_a_replica_has_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
