@@ -38,9 +38,10 @@ class Inheritance:
     line: socket.socket
 
     async def take_over(self) -> None:
-        """We accept: the predecessor may leave. That it has gone meanwhile is no matter."""
+        """We accept: the predecessor may leave. That it has gone meanwhile is no matter. There is nothing more to say then."""
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_sendall(self.line, _LEAVE)
+        self.close()
 
     def close(self) -> None:
         """Let go of the line; the listener is the caller's."""

@@ -165,6 +165,24 @@ async def test_what_the_old_one_has_under_way_ends_there(tmp_path: Path) -> None
                 assert new.returncode is None
 
 
+async def test_a_successor_keeps_nothing_open_of_the_handover(tmp_path: Path) -> None:
+    def lines(process: Process) -> int:
+        """Connections over Unix sockets that have no name at our end."""
+        found = psutil.Process(process.pid).net_connections("unix")
+        return sum(one.type == socket.SOCK_STREAM and not one.laddr for one in found)
+
+    async with publishing(tmp_path) as publisher, scripted() as upstream:
+        publisher.endpoint("demo", {"blue": deployment()}, {"blue": 100})
+        publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        await publisher.log.flush()
+        settings = GatewaySettings(data=DataLayout(tmp_path), port=free_port(), take_over=True)
+        async with worker_process(settings) as old:
+            alone = lines(old)
+            async with worker_process(settings) as new:
+                assert await asyncio.wait_for(old.wait(), PATIENCE) == 0
+                await until(lambda: lines(new) <= alone, "the line to the predecessor is closed")
+
+
 async def test_a_successor_that_dies_before_it_accepts_changes_nothing(tmp_path: Path) -> None:
     async with publishing(tmp_path) as publisher, scripted() as upstream:
         publisher.endpoint("demo", {"blue": deployment()}, {"blue": 100})
