@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from loadtests.soak.certificates import missing
 from loadtests.soak.report import show, told
 from loadtests.soak.soak import Outcome, soak
 
@@ -39,6 +40,8 @@ def main() -> int:
         "--keep", type=Path, metavar="DIR", help="work in DIR and leave the outputs of all processes there"
     )
     options = parser.parse_args()
+    if problem := missing():
+        parser.error(problem)
     seconds = options.seconds or options.minutes * 60
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
     with tempfile.TemporaryDirectory(prefix="tidegate-soak-") as made:

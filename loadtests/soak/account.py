@@ -1,8 +1,4 @@
-"""What became of every request: it went well, or a cause explains its end, or nothing does.
-
-A cause is written down before it acts, with its time and what it can touch: the connections inside a gateway worker that is
-killed, the requests inside a replica that is. Whatever no cause explains is a fault of Tidegate (or of this).
-"""
+"""What became of every request: it went well, or a cause explains its end, or nothing does: then it is a fault of Tidegate."""
 
 from __future__ import annotations
 
@@ -13,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 BROKEN, STATUS, WRONG, LATE = "broken", "status", "wrong", "late"
-_IDLE_SECONDS = 0.45
-"""A gateway worker that ends closes connections that have been quiet for half a second."""
 _MEMORY = 20_000
 """Latencies that are kept per kind, and answers' ids."""
 
@@ -30,6 +24,8 @@ class Request:
     repeatable: bool = True
     """Whether all of it fits into what the gateway keeps for sending it again, and its answer is one small piece."""
     ended: float = 0.0
+    gateway: int = 0
+    """The port that was called."""
     port: int = 0
     """Our end of its connection."""
     opening: float = 0.0
@@ -45,7 +41,7 @@ class Request:
     """Process id of the model that answered, by the answer's field."""
     status: int = 0
     code: str = ""
-    """Of the gateway's own refusals."""
+    """Of the gateway's own refusals; of a WebSocket's end."""
     how: str = ""
     what: str = ""
 
@@ -57,81 +53,6 @@ class Cause(Protocol):
 
     def explains(self, request: Request) -> bool:
         """Whether this request's failure is its doing."""
-
-
-@dataclass(slots=True)
-class WorkerKilled:
-    """SIGKILL of a gateway worker. `ports`: our ends of the connections inside it, or in its backlog, when it was stopped."""
-
-    pid: int
-    stopped: float
-    ports: frozenset[int]
-    dead: float = float("inf")
-    name: str = "inside a killed gateway worker"
-
-    def explains(self, request: Request) -> bool:
-        """A connection inside it, or one that it never accepted."""
-        if request.how != BROKEN or request.ended < self.stopped or request.opening > self.dead:
-            return False
-        # A caller may send on such a connection also after its end, as long as it has not heard of it.
-        unaccepted = not request.heard and request.opened >= self.stopped - 1
-        return request.port in self.ports or unaccepted
-
-
-@dataclass(slots=True)
-class WorkerStops:
-    """SIGTERM to a gateway worker. It promises to finish all; two races are known, and are counted each by itself."""
-
-    pid: int
-    begun: float
-    gone: float = float("inf")
-    name: str = "a race with a gateway worker that ends"
-
-    def explains(self, request: Request) -> bool:
-        """A handshake lost between the last accept and the close; an idle connection closed just as it was used."""
-        if request.how != BROKEN:
-            return False
-        lost = not request.heard and request.opened >= self.begun and request.opening <= self.gone
-        late = request.idle >= _IDLE_SECONDS and not request.status and self.begun <= request.started <= self.gone
-        return lost or late
-
-
-@dataclass(slots=True)
-class ReplicaKilled:
-    """SIGKILL of a model server."""
-
-    pid: int
-    endpoint: str
-    deployment: str
-    at: float
-    patience: float = 15.0
-    name: str = "inside a killed replica"
-
-    def explains(self, request: Request) -> bool:
-        """An answer of its that breaks off, or a request that cannot be sent again."""
-        if request.endpoint != self.endpoint or request.ended < self.at or request.started > self.at + self.patience:
-            return False
-        cut = request.how == BROKEN and request.replica == self.pid
-        told = request.code == "ReplicaFailed" and request.deployment == self.deployment and not request.repeatable
-        return cut or told
-
-
-@dataclass(slots=True)
-class DeploymentGone:
-    """A deployment is deleted; who names it may be too late."""
-
-    endpoint: str
-    deployment: str
-    begun: float
-    over: float = float("inf")
-    name: str = "named a deployment that was deleted meanwhile"
-
-    def explains(self, request: Request) -> bool:
-        """404 to its name."""
-        known = request.code == "DeploymentNotFound" and f"'{self.deployment}'" in request.what
-        return (
-            known and request.endpoint == self.endpoint and request.ended >= self.begun and request.started <= self.over
-        )
 
 
 @dataclass(slots=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtests.soak import kinds
-from loadtests.soak.account import DeploymentGone, ReplicaKilled, WorkerKilled, WorkerStops
+from loadtests.soak import beside, kinds, sockets, streams
+from loadtests.soak.causes import DeploymentGone, ReplicaKilled, ReplicasReplaced, WorkerKilled, WorkerStops
 from loadtests.soak.processes import Roles, Server, callers_of, servers
 from router.runtime.processes import Identity, identity, kill
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     import random
 
     from loadtests.soak.account import Account
+    from loadtests.soak.beside import Beside
     from loadtests.soak.changes import Changes
     from loadtests.soak.load import Load
     from loadtests.soak.scene import Scene
 
 ROLES = ("mirror", "autoscaler", "control")
 _BURST = 20
+_RESTARTED = (("mix", "blue"), (sockets.ENDPOINT, "socket"), (streams.CALLS, "grpc"))
 _GATEWAYS = ("gateway 0", "gateway 1")
 
 
@@ -42,6 +44,8 @@ class Deaths:
     chance: random.Random
     account: Account
     roles: Roles
+    beside: Beside
+    """The gateway under TLS."""
     may_replace: Callable[[str], bool]
     """Whether this role's process may be replaced now: towards the end some live on, so that their memory can be judged."""
     expected: Counter[str] = field(default_factory=Counter)
@@ -61,6 +65,12 @@ class Deaths:
                 for role in ROLES
                 if self.may_replace(role)
             ),
+            *(
+                (("gateways under TLS taken over", self.taken_over), ("and killed then", self.taken_over_and_killed))
+                if self.may_replace(beside.NAME)
+                else ()
+            ),
+            ("certificates renewed", functools.partial(self.beside.renewed, self.scene)),
             ("mirror stalled", functools.partial(self.stalled, "mirror", 2)),
             ("settings changed", self.settings_changed),
             ("replicas replaced by a new revision", self.replaced),
@@ -89,7 +99,7 @@ class Deaths:
         name = self._worker()
         who = self._who(name)
         port = self.load.road.address[1]
-        cause = WorkerKilled(who.pid, time.monotonic(), frozenset())
+        cause = WorkerKilled(who.pid, time.monotonic(), frozenset(), gateway=port)
         os.kill(who.pid, signal.SIGSTOP)
         cause.ports = callers_of(who.pid, port)
         self.account.causes.append(cause)
@@ -104,13 +114,22 @@ class Deaths:
         """SIGTERM: it finishes what it has; another takes its place."""
         name = self._worker()
         who = self._who(name)
-        cause = WorkerStops(who.pid, time.monotonic())
+        port = self.load.road.address[1]
+        cause = WorkerStops(who.pid, time.monotonic(), gateway=port, ports=callers_of(who.pid, port))
         self.account.causes.append(cause)
         self.expected[name] += 1
         kill(who, signal.SIGTERM)
         await self._gone(who)
         cause.gone = time.monotonic()
         await self._replaced(name, who)
+
+    async def taken_over(self) -> None:
+        """Another gateway gets the socket of the one under TLS, which finishes what it has."""
+        await self.beside.succeeded(self.scene)
+
+    async def taken_over_and_killed(self) -> None:
+        """The same, but it does not get to finish it."""
+        await self.beside.succeeded(self.scene, kill=True)
 
     async def worker_stalled(self) -> None:
         """SIGSTOP for a while: its callers wait, and that is all."""
@@ -184,8 +203,12 @@ class Deaths:
 
     async def restarted(self) -> None:
         """All replicas anew, one by one."""
-        await self.scene.call("POST", "/v1/endpoints/mix/deployments/blue/restart", {})
-        await self.scene.ready("mix", "blue")
+        endpoint, name = self.chance.choice(_RESTARTED)
+        cause = ReplicasReplaced(endpoint, name, time.monotonic())
+        self.account.causes.append(cause)
+        await self.scene.call("POST", f"/v1/endpoints/{endpoint}/deployments/{name}/restart", {})
+        await self.scene.ready(endpoint, name)
+        cause.over = time.monotonic()
 
     async def scaled(self) -> None:
         """One replica more, and one less again."""

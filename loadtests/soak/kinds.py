@@ -7,9 +7,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from loadtests.soak.line import Wrong
 from loadtests.soak.model.serve import pattern
 from loadtests.soak.road import Unasked, is_told, target
-from loadtests.soak.wire import Wrong, chunk, request
+from loadtests.soak.wire import chunk, request
 
 if TYPE_CHECKING:
     from loadtests.soak.account import Request

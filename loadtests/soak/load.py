@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loadtests.soak import kinds, rude, sticky
+from loadtests.soak import kinds, rude, sockets, sticky, streams
 from loadtests.soak.processes import Machine
 
 if TYPE_CHECKING:
@@ -42,6 +43,37 @@ SHARES: tuple[tuple[float, Does], ...] = (
     (6, rude.leaves),
     (2, rude.garbage),
     (1, rude.bad_chunk),
+    (3, streams.json_stream),
+    (0.5, streams.at_once),
+    (1, streams.events),
+    (0.3, streams.upload),
+    (1, streams.slow_reader),
+    (2, streams.taken_back),
+    (3, streams.grpc_unary),
+    (1.5, streams.grpc_talk),
+    (1.5, lambda road: streams.json_stream(road, streams.CALLS)),
+    (1.5, lambda road: kinds.json_kept(road, streams.CALLS, "json to replicas of HTTP/2")),
+    (2, sockets.echoes),
+)
+"""In clear text."""
+UNDER_TLS: tuple[tuple[float, Does], ...] = (
+    (4, kinds.json_kept),
+    (2, kinds.json_fresh),
+    (0.5, kinds.pipelined),
+    (1, kinds.stream),
+    (0.2, kinds.upload),
+    (0.5, kinds.both_ways),
+    (0.5, kinds.expecting),
+    (0.5, kinds.slow_reader),
+    (1, rude.leaves),
+    (3, streams.json_stream),
+    (0.3, streams.at_once),
+    (0.5, streams.events),
+    (0.2, streams.upload),
+    (0.5, streams.taken_back),
+    (1, streams.grpc_unary),
+    (1, streams.grpc_talk),
+    (1, sockets.echoes),
 )
 
 
@@ -50,7 +82,13 @@ class Load:
     """The generator."""
 
     road: Road
+    secure: Road
+    """To the gateway under TLS."""
     stickiness: sticky.Stickiness
+    long_seconds: float = 60.0
+    """Longest that a WebSocket stays."""
+    most: float = MOST
+    """Requests a second, however idle the machine is."""
     rate: float = 60.0
     """Requests a second."""
     named: list[str] = field(default_factory=lambda: list(_NAMED))
@@ -63,14 +101,17 @@ class Load:
     """Of the machine, newest."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def _choices(self) -> tuple[list[Does], list[float]]:
-        state = self.stickiness
+    def _choices(self) -> tuple[list[Callable[[], Awaitable[object]]], list[float]]:
+        state, road, secure = self.stickiness, self.road, self.secure
         more: tuple[tuple[float, Does], ...] = (
             (8, lambda road: sticky.sticks(road, state)),
             (1, lambda road: sticky.gets_cookie(road, state)),
             (4, lambda road: kinds.named(road, road.chance.choice(self.named))),
+            (0.2, lambda road: sockets.stays(road, self.long_seconds)),
         )
-        everything = (*SHARES, *more)
+        long: tuple[float, Does] = (0.1, lambda road: sockets.stays(road, self.long_seconds))
+        everything = [(share, functools.partial(does, road)) for share, does in (*SHARES, *more)]
+        everything += [(share, functools.partial(does, secure)) for share, does in (*UNDER_TLS, long)]
         return [does for _, does in everything], [share for share, _ in everything]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,11 +135,11 @@ class Load:
             pacing.cancel()
         await self._rest()
 
-    def _begin(self, does: Does) -> None:
+    def _begin(self, does: Callable[[], Awaitable[object]]) -> None:
         if len(self._tasks) >= _MOST_AT_ONCE:
             self.skipped += 1
             return
-        task = asyncio.create_task(_as_task(does(self.road)))
+        task = asyncio.create_task(_as_task(does()))
         self._tasks.add(task)
         task.add_done_callback(self._over)
 
@@ -118,7 +159,7 @@ class Load:
             await asyncio.sleep(_PACE_SECONDS)
             self.busy = machine.busy()
             wanted = self.rate * min(1.25, max(0.7, BUSY / max(self.busy, 0.01)))
-            self.rate = min(MOST, max(LEAST, wanted))
+            self.rate = min(self.most, max(LEAST, wanted))
 
 
 async def _as_task(work: Awaitable[object]) -> None:

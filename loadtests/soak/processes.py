@@ -11,6 +11,7 @@ from pathlib import Path
 from router.runtime.processes import Identity, identity
 
 _MARK = b"TIDEGATE_REPLICA="
+_SERVERS = (b"serve.py", b"calls.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def _environments() -> list[tuple[int, bytes]]:
         if entry.isdigit():
             with contextlib.suppress(OSError):
                 environment = Path(f"/proc/{entry}/environ").read_bytes()
-                if _MARK in environment and b"serve.py" in Path(f"/proc/{entry}/cmdline").read_bytes():
+                words = Path(f"/proc/{entry}/cmdline").read_bytes()
+                if _MARK in environment and any(one in words for one in _SERVERS):
                     found.append((int(entry), environment))
     return found
 
@@ -87,21 +89,39 @@ def left_of(data: Path) -> list[str]:
     return found
 
 
+_LISTENS = "0A"
+
+
 def callers_of(pid: int, port: int) -> frozenset[int]:
     """Far ends of the connections to `port` that are inside process `pid`, and of those that nobody has accepted yet."""
+    inodes = _sockets_of(pid) | {"0"}
+    return frozenset(_port(words[2]) for words in _tcp(port) if words[9] in inodes)
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether process `pid` has a socket that listens on `port`, be it others' too."""
+    inodes = _sockets_of(pid)
+    return any(words[3] == _LISTENS and words[9] in inodes for words in _tcp(port))
+
+
+def _sockets_of(pid: int) -> set[str]:
     inodes = set()
     for entry in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             link = os.readlink(f"/proc/{pid}/fd/{entry}")
             if link.startswith("socket:["):
                 inodes.add(link[8:-1])
-    inodes.add("0")
-    found = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if int(words[1].rpartition(":")[2], 16) == port and words[9] in inodes:
-            found.add(int(words[2].rpartition(":")[2], 16))
-    return frozenset(found)
+    return inodes
+
+
+def _tcp(port: int) -> list[list[str]]:
+    """The kernel's lines about sockets whose near port that is."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [words for words in lines if _port(words[1]) == port]
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 @dataclass(slots=True)

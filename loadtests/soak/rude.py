@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from loadtests.soak.kinds import MIX
+from loadtests.soak.line import Wrong
 from loadtests.soak.road import Unasked, target
-from loadtests.soak.wire import Wrong, chunk, request
+from loadtests.soak.wire import chunk, request
 
 if TYPE_CHECKING:
     from loadtests.soak.road import Road

@@ -8,70 +8,25 @@ import datetime as dt
 import json
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import yaml
 
-from loadtests.soak import sticky
+from loadtests.soak import sockets, sticky
+from loadtests.soak.documents import REPLICAS, TRAFFIC, document
 from loadtests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from loadtests.tree import Tree
 
-MODEL = Path(__file__).parent / "model"
 PATIENCE_SECONDS = 90.0
 """For whatever must come about; what takes longer is a failure."""
 _FRESH_SECONDS = 2.0
 """A worker whose newest report is older has ended, or has nothing to say."""
-REPLICAS = {
-    "mix": {"blue": 2, "green": 2, "twin": 1, "rough": 1},
-    "split": {"red": 1, "violet": 1, "yellow": 1},
-    sticky.ENDPOINT: {"one": 1, "other": 1},
-    "sleepy": {"lazy": 1},
-}
-TRAFFIC = {
-    "mix": {"blue": 60, "green": 40},
-    "split": {"red": 50, "violet": 20, "yellow": 30},
-    sticky.ENDPOINT: {"one": 70, "other": 30},
-    "sleepy": {"lazy": 100},
-}
-
-
-def document(endpoint: str, name: str, turn_seconds: float) -> dict[str, Any]:
-    """Of one deployment."""
-    route, probe = {"path": "/ready", "port": 8000}, {"period": 2, "timeout": 20, "failure_threshold": 10}
-    environment = {"MODEL_NAME": name, "MODEL_ENDPOINT": endpoint}
-    if name == "rough":
-        environment |= {"HOSTILE": "1", "TURN_SECONDS": f"{turn_seconds:g}"}
-    extras: dict[str, Any] = {
-        "command": ["python", "serve.py", "--host", "{host}", "--port", "{port}"],
-        "drain_seconds": 60,
-    }
-    if endpoint == "sleepy":
-        extras |= {"min_instances": 0, "idle_seconds": 2}
-    return {
-        "name": name,
-        "endpoint_name": endpoint,
-        "code_configuration": {"code": str(MODEL), "scoring_script": "serve.py"},
-        "environment": {
-            "inference_config": {"liveness_route": route, "readiness_route": route, "scoring_route": {**route, "path": "/score"}}
-        },
-        "environment_variables": environment,
-        "instance_type": "Standard_F2s_v2",
-        "instance_count": REPLICAS.get(endpoint, {}).get(name, 1),
-        "liveness_probe": probe,
-        "readiness_probe": probe,
-        "request_settings": {
-            "max_concurrent_requests_per_instance": 200,
-            "request_timeout_ms": 60000,
-            "max_queue_wait_ms": 60000,
-        },
-        "tidegate": extras,
-    }  # fmt: skip
 
 
 class TooLate(Exception):
@@ -142,6 +97,8 @@ class Scene:
         extras: dict[str, Any] = {}
         if endpoint == sticky.ENDPOINT:
             extras["stickiness"] = {"by": "cookie", "name": sticky.COOKIE}
+        if endpoint == sockets.ENDPOINT:
+            extras["websocket"] = {"ping_seconds": sockets.PING_SECONDS}
         if endpoint == "mix" and self.mirror:
             extras["mirror"] = [{"deployment": name, "fraction": share} for name, share in self.mirror.items() if share]
         told: dict[str, Any] = {"name": endpoint, "auth_mode": "key", "traffic": self.traffic.get(endpoint, {})}

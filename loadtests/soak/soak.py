@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,14 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from loadtests.soak import sticky
+from loadtests.soak import beside, sticky
 from loadtests.soak.account import Account, Verdict
+from loadtests.soak.beside import Beside
+from loadtests.soak.certificates import Certificates
 from loadtests.soak.changes import WORKERS, Changes
 from loadtests.soak.deaths import Deaths
-from loadtests.soak.load import Load
+from loadtests.soak.load import MOST, Load
+from loadtests.soak.outputs import errors_in
 from loadtests.soak.processes import Roles, left_of
 from loadtests.soak.road import Road
 from loadtests.soak.scene import Scene, TooLate
@@ -33,9 +35,6 @@ _QUIET_SECONDS = 60.0
 _KEPT_BY_SQLITE = 8
 """Descriptors of a closed connection to a file that another connection of the process has locked, as in WAL mode always:
 SQLite keeps them for its next connection to that file, so there are as many as were ever open at once."""
-_ERROR = re.compile(
-    r"Traceback|\bERROR\b|\"level\": ?\"(error|critical)\"|never retrieved|was never awaited", re.IGNORECASE
-)
 
 
 @dataclass(slots=True)
@@ -55,17 +54,25 @@ class Outcome:
     """Process → what it has open beyond what it had before the load."""
 
 
-async def soak(folder: Path, seconds: float, seed: int) -> Outcome:
-    """Start everything, load and change it for `seconds`, end everything."""
+async def soak(folder: Path, seconds: float, seed: int, *, most: float = MOST) -> Outcome:
+    """Start everything, load and change it for `seconds` with at most `most` requests a second, end everything."""
     data, account = folder / "data", Account()
+    certificates = Certificates(folder / "certificates")
+    await certificates.create()
+    another = Beside(folder / "tls", data / "log", certificates, account)
     flags = ("--workers", str(WORKERS), "--drain-seconds", str(_DRAIN_SECONDS))
     async with tidegate_up(data, *flags, log=folder / "up.log", deadline_seconds=120) as tree, _session() as session:
         scene = Scene(tree, session, turn_seconds=max(2.0, min(10.0, seconds / 10)))
-        await scene.build(folder)
-        run = Run(scene, account, Roles(data), seconds, random.Random(seed))
-        outcome = await run.all(seed)
-    outcome.problems += [f"left running: {one}" for one in left_of(data)]
-    outcome.problems += errors_in([folder / "up.log", *(data / "logs").glob("*.log*")])
+        try:
+            await another.start(scene)
+            await scene.build(folder)
+            run = Run(scene, another, account, seconds, random.Random(seed), most=most)
+            outcome = await run.all(seed)
+        finally:
+            wrong = await another.end()
+    outcome.problems += [wrong] if wrong else []
+    outcome.problems += [f"left running: {one}" for one in (*left_of(data), *left_of(folder / "tls"))]
+    outcome.problems += errors_in([folder / "up.log", *(data / "logs").glob("*.log*"), another.output])
     return outcome
 
 
@@ -76,40 +83,35 @@ async def _session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def errors_in(outputs: list[Path]) -> list[str]:
-    """What processes have said of themselves that nobody should have to read."""
-    found = []
-    for output in outputs:
-        lines = output.read_text(errors="replace").splitlines()
-        for number, line in enumerate(lines):
-            if _ERROR.search(line):
-                found.append(f"{output.name}:{number + 1}: {' | '.join(lines[number : number + 12])[:1500]}")
-    return found[:20]
-
-
 class Run:
     """The load, the changes and the deaths of one soak."""
 
-    def __init__(self, scene: Scene, account: Account, roles: Roles, seconds: float, chance: random.Random) -> None:
+    def __init__(
+        self, scene: Scene, another: Beside, account: Account, seconds: float, chance: random.Random, *, most: float
+    ) -> None:
         self._scene = scene
+        self._another = another
         self._account = account
-        self._roles = roles
+        self._roles = Roles(scene.tree.data)
         self._seconds = seconds
         self._stop = asyncio.Event()
         stickiness = sticky.Stickiness()
-        self._road = Road(scene.tree.gateway_url, scene.keys, account, random.Random(chance.random()))
-        self._load = Load(self._road, stickiness)
-        self._changes = Changes(
-            scene, self._road, stickiness, random.Random(chance.random()), max(1.0, min(4.0, seconds / 20)), self._stop
-        )
+        self._road = Road(scene.tree.gateway_url, scene.keys, account, _next(chance))
+        self._secure = Road(another.url, scene.keys, account, _next(chance), another.certificates)
+        self._load = Load(self._road, self._secure, stickiness, most=most, long_seconds=min(60.0, seconds / 4))
+        every = max(1.0, min(4.0, seconds / 20))
+        self._changes = Changes(scene, self._road, stickiness, _next(chance), every, self._stop)
         self._deaths = Deaths(
-            scene, self._changes, self._load, random.Random(chance.random()), account, roles, self._may_replace
+            scene, self._changes, self._load, _next(chance), account, self._roles, another, self._may_replace
         )
-        self._vitals = Vitals(roles, scene.tree.pid, lambda: account.asked)
+        self._vitals = Vitals(self._roles, self._others, lambda: account.asked)
 
     def _may_replace(self, role: str) -> bool:
-        """One gateway worker, the mirror, the autoscaler and the control plane live on from a third of the time."""
-        return role == "gateway 0" or self._account.now() < self._seconds / 3
+        """From a third of the time on one gateway worker, the mirror, the autoscaler and the control plane live on; from half of
+        it the gateway under TLS does.
+        """
+        until = self._seconds / (2 if role == beside.NAME else 3)
+        return role == "gateway 0" or self._account.now() < until
 
     async def all(self, seed: int) -> Outcome:
         """Load, then quiet, then the account."""
@@ -126,6 +128,7 @@ class Run:
             telling.cancel()
         problems = await self._at_rest()
         self._road.end()
+        self._secure.end()
         await self._guarded(self._scene.clear())
         left = await self._not_given_back(base)
         problems += self._restarts(restarts)
@@ -201,7 +204,10 @@ class Run:
 
     def _living(self) -> dict[str, int]:
         roles = {name: int(one["pid"] or 0) for name, one in self._roles.read().items()}
-        return {"up": self._scene.tree.pid, **roles}
+        return {**self._others(), **roles}
+
+    def _others(self) -> dict[str, int]:
+        return {"up": self._scene.tree.pid, beside.NAME: self._another.pid}
 
     async def _not_given_back(self, base: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
         """What each role has open beyond what it had before the load, when that has had time to fall."""
@@ -218,6 +224,10 @@ class Run:
             async with asyncio.timeout(_QUIET_SECONDS):
                 await until(none, every_seconds=1)
         return left
+
+
+def _next(chance: random.Random) -> random.Random:
+    return random.Random(chance.random())
 
 
 def _more(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:

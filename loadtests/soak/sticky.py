@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loadtests.soak.kinds import small
-from loadtests.soak.wire import Wrong
+from loadtests.soak.line import Wrong
 
 if TYPE_CHECKING:
     from loadtests.soak.road import Road

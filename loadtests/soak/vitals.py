@@ -94,7 +94,8 @@ class Vitals:
     """The samples of one soak."""
 
     roles: Roles
-    up: int
+    others: Callable[[], Mapping[str, int]]
+    """Processes that are no roles: name → pid."""
     requests: Callable[[], int]
     series: dict[tuple[str, int], list[Sample]] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -108,7 +109,7 @@ class Vitals:
     def look(self) -> None:
         """One sample of everybody."""
         now = time.monotonic() - self.started
-        processes = {"up": self.up} | {
+        processes = dict(self.others()) | {
             name: int(one["pid"] or 0) for name, one in self.roles.read().items() if one["ready"]
         }
         processes |= {f"keeper {pid}": pid for pid in keepers(self.roles.data)}

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol
+
+from loadtests.soak.line import Broken, Line, Wrong
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-
-
-class Broken(Exception):
-    """The connection ended where it must not."""
-
-
-class Wrong(Exception):
-    """An answer that is not the one to the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,78 +41,40 @@ def _parse(raw: bytes) -> Head:
     return Head(int(rest[:3]), fields)
 
 
-class Connection(asyncio.Protocol):
-    """One TCP connection to the gateway."""
+class Answering(Protocol):
+    """Whatever answers come on: a connection of HTTP/1.1, a stream of HTTP/2."""
+
+    async def head(self) -> Head:
+        """The next answer's."""
+        ...
+
+    async def body(self, head: Head) -> bytes:
+        """All of it."""
+        ...
+
+
+class Connection(Line):
+    """One connection of HTTP/1.1."""
 
     def __init__(self) -> None:
-        self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
-        self.port = 0
-        """Our end's: by it the gateway's side is found."""
-        self.opening = self.opened = time.monotonic()
-        """When it was asked for, and when it was there as far as we know."""
-        self.received = 0
-        self.used = self.opened
-        """When the newest answer ended."""
-        self.ended = ""
-        """How the other end has ended it; empty while it has not."""
+        super().__init__()
         self.last = False
         """Whether an answer has said that it is the last one."""
         self._buffer = bytearray()
         self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
 
-    @classmethod
-    async def to(cls, host: str, port: int) -> Connection:
-        """Raises `Broken` when it is refused."""
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
-        except OSError as error:
-            raise Broken(f"no connection: {error}") from None
-        return connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is there."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.port = transport.get_extra_info("sockname")[1]
-        self.opened = self.used = time.monotonic()
-
-    def data_received(self, data: bytes) -> None:
+    def came(self, data: bytes) -> None:
         """Bytes of answers."""
-        self.received += len(data)
         self._buffer += data
+
+    def changed(self) -> None:
+        """Whoever waits looks again."""
         self._news.set()
-
-    def eof_received(self) -> bool:
-        """The gateway sends nothing more."""
-        self.ended = self.ended or "ended"
-        self._news.set()
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self.ended = f"broke: {exc!r}" if exc is not None else self.ended or "closed here"
-        self._news.set()
-        self._room.set()
-
-    def pause_writing(self) -> None:
-        """The gateway reads slower than we send."""
-        self._room.clear()
-
-    def resume_writing(self) -> None:
-        """It has caught up."""
-        self._room.set()
 
     @property
     def quiet(self) -> bool:
         """Whether nothing has come that nobody has asked for, its end included."""
         return not self._buffer and not self.ended
-
-    async def send(self, data: bytes) -> None:
-        """Write, and wait for room. What breaks is told by reading: an answer may have come before."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-        await self._room.wait()
 
     async def _more(self) -> None:
         if self.ended:
@@ -134,7 +89,8 @@ class Connection(asyncio.Protocol):
             await self._more()
         return self._take(at + len(mark))
 
-    async def _exactly(self, size: int) -> bytes:
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes."""
         while len(self._buffer) < size:
             await self._more()
         return self._take(size)
@@ -149,22 +105,22 @@ class Connection(asyncio.Protocol):
         return _parse(await self._until(b"\r\n\r\n")).status
 
     async def head(self) -> Head:
-        """The next answer's; interim answers are skipped."""
-        while (head := _parse(await self._until(b"\r\n\r\n"))).status < 200:
+        """The next answer's; interim answers are skipped, but for 101, behind which nothing is HTTP any more."""
+        while (head := _parse(await self._until(b"\r\n\r\n"))).status < 200 and head.status != 101:
             continue
         self.last = head.closes
         return head
 
-    async def pieces(self, head: Head, *, bodiless: bool = False) -> AsyncIterator[bytes]:
+    async def pieces(self, head: Head) -> AsyncIterator[bytes]:
         """The body, as it comes; each chunk whole."""
-        if bodiless or head.status in (204, 304):
+        if head.status in (204, 304):
             return
         if head.fields.get("transfer-encoding") == "chunked":
             while size := int((await self._until(b"\r\n"))[:-2], 16):
-                yield await self._exactly(size)
-                if await self._exactly(2) != b"\r\n":
+                yield await self.exactly(size)
+                if await self.exactly(2) != b"\r\n":
                     raise Wrong("a chunk that is longer than its size")
-            if await self._exactly(2) != b"\r\n":
+            if await self.exactly(2) != b"\r\n":
                 raise Wrong("trailers that nobody sent")
         elif "content-length" in head.fields:
             left = int(head.fields["content-length"])
@@ -189,9 +145,14 @@ class Connection(asyncio.Protocol):
         if self.ended != "ended":
             raise Broken(f"the connection {self.ended} inside a body that its end ends")
 
-    async def body(self, head: Head, *, bodiless: bool = False) -> bytes:
+    @property
+    def unread(self) -> bytes:
+        """Of what has come, its beginning."""
+        return bytes(self._buffer[:300])
+
+    async def body(self, head: Head) -> bytes:
         """The whole body."""
-        return b"".join([piece async for piece in self.pieces(head, bodiless=bodiless)])
+        return b"".join([piece async for piece in self.pieces(head)])
 
     async def end(self) -> None:
         """The gateway must end the connection now, and send nothing more."""
@@ -201,14 +162,6 @@ class Connection(asyncio.Protocol):
             await self._more()
         if self._buffer:
             raise Wrong(f"bytes behind the last answer: {bytes(self._buffer[:200])!r}")
-
-    def close(self) -> None:
-        """In order."""
-        self.transport.close()
-
-    def abort(self) -> None:
-        """At once."""
-        self.transport.abort()
 
 
 def request(target: str, *fields: str, method: str = "POST", body: bytes | None = b"", version: str = "1.1") -> bytes:

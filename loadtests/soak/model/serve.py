@@ -1,12 +1,14 @@
 """The soak's model: what it is asked to do stands in the request's fields; every answer says which request it answers.
 
 `x-soak-do`: `score` (JSON with the hash of the body; the default), `events` (server-sent events), `pass` (each piece of the
-body goes back as it comes), `large` (many bytes), `unframed` (the end of the connection is the end of the body).
+body goes back as it comes), `large` (many bytes), `unframed` (the end of the connection is the end of the body). What asks for a
+WebSocket gets one, on which everything comes back, frame by frame.
 With HOSTILE=1 it treats callers badly, in a way that changes every few seconds; its probe is always well.
 """
 
 import argparse
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -22,7 +24,10 @@ HOSTILE = os.environ.get("HOSTILE") == "1"
 HOSTILITIES = ("dead", "slow", "resetting", "deaf", "endless")
 TURN_SECONDS = float(os.environ.get("TURN_SECONDS", "7"))
 REMEMBERED = 50_000
+MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+CLOSE, PING, PONG = 8, 9, 10
 REASONS = {
+    101: "Switching Protocols",
     200: "OK",
     404: "Not Found",
     422: "Unprocessable Content",
@@ -45,6 +50,17 @@ class Request:
     def number(self, name: str, otherwise: int = 0) -> int:
         """A field's value as a number."""
         return int(self.fields.get(f"x-soak-{name}", otherwise))
+
+    async def frame(self) -> tuple[int, bytes]:
+        """One frame of a WebSocket: its first byte, and what it carries, unmasked."""
+        first, second = await self._reader.readexactly(2)
+        size = second & 127
+        if size > 125:
+            size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8))
+        mask = await self._reader.readexactly(4)
+        data = await self._reader.readexactly(size)
+        key = int.from_bytes((mask * (size // 4 + 1))[:size])
+        return first, (int.from_bytes(data) ^ key).to_bytes(size)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body."""
@@ -135,6 +151,34 @@ async def unframed(request: Request, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
+def frame(first: int, data: bytes) -> bytes:
+    """A frame without a mask."""
+    size = len(data)
+    length = (
+        bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2) if size < 1 << 16 else b"\x7f" + size.to_bytes(8)
+    )
+    return bytes([first]) + length + data
+
+
+async def talk(request: Request, writer: asyncio.StreamWriter) -> None:
+    """A WebSocket: each frame comes back, until the caller closes it."""
+    digest = hashlib.sha1(request.fields["sec-websocket-key"].encode() + MAGIC, usedforsecurity=False).digest()
+    accept = base64.b64encode(digest).decode()
+    writer.write(head(request, 101, "connection: upgrade", "upgrade: websocket", f"sec-websocket-accept: {accept}"))
+    while True:
+        first, data = await request.frame()
+        opcode = first & 15
+        if opcode == PING:
+            writer.write(frame(0x80 | PONG, data))
+        elif opcode != PONG:
+            writer.write(frame(first, data))
+        if opcode == CLOSE:
+            break
+        await writer.drain()
+    await writer.drain()
+    writer.close()
+
+
 DOES = {"score": score, "events": events, "pass": passing, "large": large, "unframed": unframed}
 
 
@@ -172,7 +216,8 @@ async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
         seen[request.id] = seen.get(request.id, 0) + 1
         if len(seen) > REMEMBERED:
             seen.popitem(last=False)
-    await DOES[request.fields.get("x-soak-do", "score")](request, writer)
+    does = talk if "upgrade" in request.fields else DOES[request.fields.get("x-soak-do", "score")]
+    await does(request, writer)
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

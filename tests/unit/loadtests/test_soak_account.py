@@ -6,14 +6,12 @@ import time
 
 import pytest
 
-from loadtests.soak.account import (
-    BROKEN,
-    STATUS,
-    Account,
-    Cause,
+from loadtests.soak.account import BROKEN, STATUS, Account, Cause, Request
+from loadtests.soak.causes import (
+    LEAVES,
     DeploymentGone,
     ReplicaKilled,
-    Request,
+    ReplicasReplaced,
     WorkerKilled,
     WorkerStops,
 )
@@ -24,6 +22,8 @@ KILL = WorkerKilled(1, stopped=10.0, ports=INSIDE, dead=10.2)
 STOP = WorkerStops(1, begun=10.0, gone=12.0)
 DEATH = ReplicaKilled(77, "mix", "blue", at=10.0)
 GONE = DeploymentGone("mix", "canary", begun=10.0, over=11.0)
+HANDED = WorkerStops(1, begun=10.0, gone=12.0, ports=INSIDE, handed_over=True)
+REPLACED = ReplicasReplaced("chat", "socket", begun=10.0, over=20.0)
 
 
 def broken(**more: object) -> Request:
@@ -52,6 +52,16 @@ def broken(**more: object) -> Request:
         (STOP, broken(idle=0.6, started=10.5), True),
         (STOP, broken(idle=0.1, started=10.5), False),
         (STOP, broken(idle=0.6, started=10.5, status=200), False),
+        (STOP, broken(gateway=8443, heard=False, opened=10.5), False),
+        (HANDED, broken(heard=False, opened=10.5), False),
+        (HANDED, broken(idle=0.6, started=10.5), True),
+        (HANDED, broken(how=STATUS, status=101, code=LEAVES), True),
+        (HANDED, broken(how=STATUS, status=101, code=LEAVES, port=4002), False),
+        (HANDED, broken(how=STATUS, status=101, code=LEAVES, port=4002, opened=10.05), True),
+        (HANDED, broken(how=STATUS, status=101, code=LEAVES, ended=30.0), False),
+        (REPLACED, broken(how=STATUS, code=LEAVES, endpoint="chat", deployment="socket"), True),
+        (REPLACED, broken(how=STATUS, code="WebSocket 1002", endpoint="chat", deployment="socket"), False),
+        (REPLACED, broken(how=STATUS, code=LEAVES, endpoint="mix", deployment="blue"), False),
         (DEATH, broken(replica=77), True),
         (DEATH, broken(replica=78), False),
         (DEATH, broken(how=STATUS, code="ReplicaFailed", deployment="blue", repeatable=False), True),
