@@ -33,11 +33,12 @@ names=(whole kafka api_server pods)
 declare -A about=([whole]="whole roles and processes" [kafka]="on Kafka" [api_server]="what needs Kubernetes' API server alone, then the live path compiled"
   [pods]="on a Kubernetes with pods")
 folder=$(mktemp -d)
+TIMEFORMAT='took %0R s, and %0U + %0S s of CPU'
 runs=()
 # Process groups of their own, which can be interrupted as a whole: tests then end what they started.
 set -m
 for name in "${names[@]}"; do
-  (trap 'exit 130' INT; "$name") >"$folder/$name" 2>&1 &
+  (trap 'exit 130' INT; time "$name") >"$folder/$name" 2>&1 &
   runs+=($!)
 done
 set +m
@@ -45,7 +46,7 @@ trap 'for one in "${runs[@]}"; do kill -INT -- "-$one" 2>/dev/null; done; wait "
 interrupted=
 trap 'interrupted=1' INT
 # What computes and waits for nobody gives way to what waits and is the longest.
-nice -n 10 .venv/bin/pytest -m "not pods" --ignore=tests/behaviour --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
+time nice -n 10 .venv/bin/pytest -m "not pods" --ignore=tests/behaviour --ignore=tests/kafka --ignore=tests/log --ignore=tests/kubernetes
 result=$?
 [ -z "$interrupted" ] || exit 130
 trap - INT
