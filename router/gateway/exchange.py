@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from router.contract.events import Flag, Outcome
 from router.contract.tee import Kind
+from router.gateway import wording
 from router.gateway.affinity import WAIT_NS
 from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
@@ -134,7 +135,7 @@ class Exchange:
         elif call.endpoint is None:
             self._own(call.own)
         elif self._state.shedding:
-            self.refuse(Refusal.OVERLOADED, "this gateway has more to do than it can: try again, or another one")
+            self._refuse(wording.SHEDDING)
         else:
             dated = call.deadline or (self._after_peer is not call.after_peer and DEADLINE in self._after_peer)
             if dated and not self._begins_in_time(call.deadline or written_in(self._after_peer)):
@@ -157,7 +158,7 @@ class Exchange:
             self.expires = min(self.expires, deadline - unix_ns(0))
         if self.expires > self.arrival:
             return True
-        self.refuse(Refusal.DEADLINE_PAST, "x-request-deadline had passed when the request came")
+        self._refuse(wording.DEADLINE_PAST)
         return False
 
     def is_late(self) -> bool:
@@ -165,8 +166,7 @@ class Exchange:
         late = time.monotonic_ns() >= self.expires
         if late:
             assert self.lane is not None
-            text = f"deployment {self.lane.name}: x-request-deadline passed before a replica had the request"
-            self.refuse(Refusal.DEADLINE_WAITING, text)
+            self._refuse(wording.late(self.lane))
         return late
 
     def _own(self, path: bytes) -> None:
@@ -186,13 +186,12 @@ class Exchange:
         if name is None:
             lane = self._split(endpoint)
             if lane is None:
-                text = "no deployment of this endpoint has traffic: give one a positive weight, or name one in the "
-                self.refuse(Refusal.NO_TRAFFIC, text + "azureml-model-deployment header")
+                self._refuse(wording.NO_TRAFFIC)
                 return
         else:
             found = endpoint.lanes.get(name.lower())
             if found is None:
-                self.refuse(Refusal.NO_DEPLOYMENT, f"endpoint {endpoint.name} has no deployment named {name!r}")
+                self._refuse(wording.no_deployment(endpoint.name, name))
                 return
             lane = found
             self.named = True
@@ -216,13 +215,13 @@ class Exchange:
         if lane.chooser is not None and not enough and lane.chooser.lacks(self):
             self._state.wheel.arm(self.down, self.arrival + WAIT_NS)
         elif self.call.websocket is not None and lane.http2:
-            self.refuse(Refusal.UPGRADE, f"deployment {lane.name} speaks HTTP/2, over which there are no WebSockets")
+            self._refuse(wording.no_websockets(lane))
         elif lane.failed and not lane.usable:
             lane.arrivals += 1
             lane.wake()
             self.fail_deployment()
         elif lane.admit(self) is _REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
-            self._turn_away(lane)
+            self._refuse(wording.too_many(lane))
 
     def _told_more(self, *, enough: bool) -> None:
         """More of the body has come, or time has passed, while it was unclear where the request belongs."""
@@ -251,14 +250,6 @@ class Exchange:
         name, equals, _ = field.partition(b"=")
         if field and name + equals not in self._cookie:
             self._cookie += field
-
-    def _turn_away(self, lane: Lane) -> None:
-        if not lane.usable or lane.full():
-            text = f"deployment {lane.name}: too many requests wait for a first replica"
-            self.refuse(Refusal.TOO_MANY_HELD, text)
-            return
-        text = "requests are in flight or queued, which is 2 x max_concurrent_requests_per_instance x instances"
-        self.refuse(Refusal.TOO_MANY, f"deployment {lane.name}: more than {lane.allowed} {text}")
 
     def choose_again(self) -> None:
         """The deployment it waited for has lost its traffic."""
@@ -302,7 +293,7 @@ class Exchange:
 
     def _refuse_body(self) -> None:
         if self.stage == WAITING and not self._hold(0):
-            self.refuse(Refusal.BODIES_FULL, "the bodies of waiting requests fill the memory set aside for them")
+            self._refuse(wording.BODIES_FULL)
 
     def _release_held_body(self) -> None:
         if self._pending_bytes:
@@ -310,12 +301,12 @@ class Exchange:
 
     def endpoint_deleted(self) -> None:
         """While it waited."""
-        self.refuse(Refusal.NO_ENDPOINT, "the endpoint has been deleted")
+        self._refuse(wording.ENDPOINT_DELETED)
 
     def fail_deployment(self) -> None:
         """The deployment says that it cannot serve."""
         assert self.lane is not None
-        self.refuse(Refusal.DEPLOYMENT_FAILED, f"deployment {self.lane.name} has failed: {self.lane.failed}")
+        self._refuse(wording.deployment_failed(self.lane))
 
     # To a replica ---------------------------------------------------------------------------------------------------
 
@@ -703,20 +694,14 @@ class Exchange:
             self._leave_target()
             lane.again(self)
         else:
-            self._failed_for_good(failure, lane)
-
-    def _failed_for_good(self, failure: Failure, lane: Lane) -> None:
-        if failure is Failure.NONSENSE:
-            self.refuse(Refusal.BAD_ANSWER, f"deployment {lane.name} answered with something that is not HTTP")
-        else:
-            self.refuse(Refusal.REPLICA_FAILED, f"deployment {lane.name}: the replica ended the connection unanswered")
+            self._refuse(wording.failed(lane, failure))
 
     def _answer_failed(self, failure: Failure) -> None:
         """Behind its head. As long as the caller has nothing of it, there can be a proper answer."""
         assert self.lane is not None
         if self._block:
             self._block = b""
-            self._failed_for_good(failure, self.lane)
+            self._refuse(wording.failed(self.lane, failure))
         else:
             self._outcome = int(Outcome.UPSTREAM_FAILED)
             self._cut()
@@ -728,16 +713,8 @@ class Exchange:
         if self.stage == NEW:
             self._told_more(enough=True)
         elif self.stage == WAITING:
-            if self.is_late():
-                return
-            if self.held or not lane.usable:
-                seconds = (now - self.arrival) / 1e9
-                what = "free" if lane.usable else "ready"
-                text = f"deployment {lane.name}: no replica became {what} within {seconds:.1f} s"
-                self.refuse(Refusal.NO_REPLICA, text)
-            else:
-                text = f"deployment {lane.name}: waited longer than max_queue_wait_ms, {lane.wait_ns // 1_000_000} ms"
-                self.refuse(Refusal.QUEUE_TIMEOUT, text)
+            if not self.is_late():
+                self._refuse(wording.waited(lane, now - self.arrival, held=self.held))
         elif self.stage == ANSWERING:
             if self.down.paused and self.down.reads_on(now):
                 return
@@ -751,13 +728,9 @@ class Exchange:
             self._await_head(self.deadline, now)
             if lane.hedges is not None and self.stage == SENT:
                 lane.hedges.look(self, now)
-        elif now >= self.expires:
-            self.refuse(Refusal.DEADLINE, f"deployment {lane.name}: no answer until x-request-deadline")
-        elif not self.request_complete and self.down.is_read:
-            self.refuse(Refusal.SLOW_BODY, f"no byte of the request's body came for {lane.timeout_ns / 1e9:.1f} s")
         else:
-            text = f"deployment {lane.name}: no answer within request_timeout_ms, {lane.timeout_ns // 1_000_000} ms"
-            self.refuse(Refusal.MODEL_TIMEOUT, text)
+            body_missing = not self.request_complete and self.down.is_read
+            self._refuse(wording.unanswered(lane, late=now >= self.expires, body_missing=body_missing))
 
     def refuse(self, refusal: Refusal, message: str, fields: bytes = b"") -> None:
         """Answer in the gateway's own name, with `fields` in the head. Nothing has been sent to the caller before."""
@@ -769,6 +742,9 @@ class Exchange:
         close = self._closes()
         self._say(refusal, message, close=close, fields=fields)
         self._end(close=close)
+
+    def _refuse(self, told: wording.Told) -> None:
+        self.refuse(told[0], told[1])
 
     def _say(self, refusal: Refusal, message: str, *, close: bool, fields: bytes = b"") -> None:
         if self.down.says(refusal, message, fields):
@@ -791,7 +767,8 @@ class Exchange:
     def cut_short(self) -> None:
         """The caller's bytes have ended inside the body: it left, or it counted wrongly and may still read."""
         if self.stage != ANSWERING:
-            self._say(Refusal.BAD_REQUEST, "the connection ended before the body did", close=True)
+            refusal, message = wording.CUT_SHORT
+            self._say(refusal, message, close=True)
         self._break_off()
         self.abandon()
 
