@@ -44,15 +44,15 @@ class Nearness:
 
     def lacks(self, exchange: Exchange) -> bool:
         """Whether bytes that are still to come could say where `exchange` belongs."""
-        if self._prefix is None or exchange.request_complete or exchange.call.expects_continue:
+        if self._prefix is None or exchange.request.complete or exchange.call.expects_continue:
             return False
-        body = exchange.begun()
+        body = exchange.request.begun()
         return len(body) < LOOKED_AT_BYTES and not self._prefix.of(body)[1]
 
     def key(self, exchange: Exchange) -> bytes:
         """What tells `exchange` apart; empty where nothing does."""
         if self._prefix is not None:
-            return self._prefix.of(exchange.begun())[0]
+            return self._prefix.of(exchange.request.begun())[0]
         return exchange.told_by(self._telling)
 
     def claim(self, key: bytes, shares: Mapping[str, float] | None) -> Target | None:

@@ -15,6 +15,7 @@ from router.contract.events import Flag, Outcome
 from router.contract.tee import Kind
 from router.gateway import wording
 from router.gateway.affinity import WAIT_NS
+from router.gateway.body import JOINED_BYTES, RequestBody
 from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
 from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
@@ -22,7 +23,7 @@ from router.gateway.timers import NEVER
 from router.gateway.timing import server_timing
 from router.gateway.tunnel import Tunnel
 from router.gateway.upstream import LOOK_NS
-from router.policy.admission import HELD_BODY_BYTES, Admission, may_hold
+from router.policy.admission import Admission
 from router.policy.chunked import LAST, frame
 from router.policy.deadlines import FIELD as DEADLINE
 from router.policy.deadlines import written_in
@@ -59,18 +60,16 @@ _MODEL_ERROR: Final = int(Outcome.MODEL_ERROR)
 _TIMEOUT: Final = int(Outcome.TIMEOUT)
 _REFUSE: Final = Admission.REFUSE
 _SERVER_ERROR: Final = 500
-_JOINED_BYTES: Final = 32768
-"""To copy a body behind its head costs less than a second write up to here; beyond, the two leave as one list of buffers."""
 
 
 class Exchange:
     """One request of one caller."""
 
     __slots__ = (
-        "_after_peer", "_block", "_chunked_out", "_connecting_ns", "_cookie", "_flags", "_model_status", "_outcome", "_pending", "_pending_bytes",
+        "_after_peer", "_block", "_chunked_out", "_connecting_ns", "_cookie", "_flags", "_model_status", "_outcome",
         "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
         "deadline", "dispatched", "down", "endpoint", "expires", "first_byte", "held", "keep_alive", "lane", "named",
-        "rank", "received", "request_complete", "request_id", "sequence", "stage", "target", "up", "whole",
+        "rank", "request", "request_id", "sequence", "stage", "target", "up",
     )  # fmt: skip
 
     def __init__(self, state: State, down: Near, call: Call, after_peer: bytes) -> None:
@@ -101,13 +100,7 @@ class Exchange:
         """Its class, 0 is the highest."""
         self.held = False
         self.counted = False
-        self.request_complete = False
-        self.whole = 0
-        """When the request's last byte came, where it did not come with the head (monotonic nanoseconds)."""
-        self._pending: list[bytes] | None = []
-        """The body so far, as payload, as long as the request could still be sent anew."""
-        self._pending_bytes = 0
-        self.received = 0
+        self.request = RequestBody(chunked=call.chunked)
         self._sent = 0
         self._status = 0
         self._model_status = 0
@@ -240,10 +233,10 @@ class Exchange:
         """What tells its caller from others; empty where nothing does."""
         return telling.caller(self.call, self._after_peer, self.down.peer)
 
-    def begun(self) -> bytes:
-        """What has come of the body, as long as it could still be sent anew."""
-        pieces = self._pending or ()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body that have come."""
+        return self.request.received
 
     def add_cookie(self, field: bytes) -> None:
         """Let the answer set a cookie, unless it sets one of that name."""
@@ -264,7 +257,7 @@ class Exchange:
         lane = self.lane
         assert lane is not None
         if self.stage == WAITING:
-            self._release_held_body()
+            self._waits_no_longer()
             lane.leave_queue(self)
         lane.leave(self)
         self.lane = None
@@ -278,26 +271,23 @@ class Exchange:
         self.deadline = deadline
         self._flags |= _FROM_ZERO | _WAITED if self.held else _WAITED
         self._state.wheel.arm(self.down, deadline)
-        if self._pending_bytes and not self._hold(self._pending_bytes):
+        if not self._has_room():
             self._state.loop.call_soon(self._refuse_body)  # it is just about to enter the queue
-        if self._pending_bytes >= HELD_BODY_BYTES:
+        if self.request.is_large():
             self.down.pause_for_replica()
 
-    def _hold(self, size: int) -> bool:
-        """Count so much more of a waiting body; whether there is room for it."""
-        state, endpoint = self._state, self.endpoint
-        assert endpoint is not None
-        state.held_bytes += size
-        endpoint.held_bytes += size
-        return may_hold(endpoint.held_bytes, state.held_bytes)
+    def _has_room(self) -> bool:
+        """Count what has come of the body as that of a waiting request; whether there is room for it."""
+        assert self.endpoint is not None
+        return self.request.hold(self._state, self.endpoint)
 
     def _refuse_body(self) -> None:
-        if self.stage == WAITING and not self._hold(0):
+        if self.stage == WAITING and not self._has_room():
             self._refuse(wording.BODIES_FULL)
 
-    def _release_held_body(self) -> None:
-        if self._pending_bytes:
-            self._hold(-self._pending_bytes)
+    def _waits_no_longer(self) -> None:
+        assert self.endpoint is not None
+        self.request.let_go(self._state, self.endpoint)
 
     def endpoint_deleted(self) -> None:
         """While it waited."""
@@ -315,7 +305,7 @@ class Exchange:
         lane = self.lane
         assert lane is not None
         if self.stage == WAITING:
-            self._release_held_body()
+            self._waits_no_longer()
         now = time.monotonic_ns() if self._flags & _WAITED else self.arrival
         self.dispatched = now
         self.target = target
@@ -346,41 +336,27 @@ class Exchange:
             self._send(connection)
 
     def _send(self, up: Far) -> None:
-        call = self.call
+        body = self.request
         self.stage = SENT
         self.up = up
-        up.carry(self)
-        if self.down.paused:
-            up.pause_reading()
-        block = call.for_replica(self.request_id, self.down.peer, self._after_peer)
+        head = self._hand_to(up)
         if not self._sampled:
-            self._sample(block)
-        pieces = self._pending
-        assert pieces is not None
-        if not pieces:
-            up.transport.write(block)
-        elif call.chunked:
-            up.transport.write(block + frame(pieces))
-        elif self._pending_bytes > _JOINED_BYTES:
-            up.transport.write(block)
-            for piece in pieces:
-                up.transport.write(piece)
-        elif len(pieces) == 1:
-            up.transport.write(block + pieces[0])
-        else:
-            up.transport.write(b"".join((block, *pieces)))
-        if self.request_complete:
-            if call.chunked:
-                up.transport.write(LAST)
-        else:
-            if call.expects_continue and not self.received:
+            self._sample(head)
+        body.send(up.transport, head)
+        if not body.complete:
+            if self.call.expects_continue and not body.received:
                 self.down.transport.write(CONTINUE)
             if not up.paused:
                 self.down.resume_for_replica()
-        if self._pending_bytes > HELD_BODY_BYTES:
-            self._pending = None
-        elif self.lane is not None and self.lane.hedges is not None and self.stage == SENT:
+        if self.lane is not None and self.lane.hedges is not None and self.stage == SENT:
             self.lane.hedges.look(self, time.monotonic_ns())
+
+    def _hand_to(self, up: Far) -> bytes:
+        """Let `up` expect the answer; returns the head for it."""
+        up.carry(self)
+        if self.down.paused:
+            up.pause_reading()
+        return self.call.for_replica(self.request_id, self.down.peer, self._after_peer)
 
     def _sample(self, block: bytes) -> None:
         """Begin the shadow, if this request is one of the mirrored ones."""
@@ -402,93 +378,57 @@ class Exchange:
             return
         self._flags |= _MIRRORED
         self._shadow = shadow
-        for piece in self._pending or ():
-            shadow.add(Kind.BODY, piece)
-        if self.request_complete:
-            shadow.add(Kind.REQUEST_END, b"")
+        self.request.copy_to(shadow)
 
     def first_body(self, pieces: list[bytes], size: int, *, complete: bool) -> None:
         """The part of the body that came with the head."""
-        self.received = size
-        self._pending = pieces
-        self._pending_bytes = size
-        self.request_complete = complete
+        self.request.begin(pieces, size, complete=complete)
 
     def body(self, pieces: list[bytes]) -> None:
         """More of the body."""
         size = sum(map(len, pieces))
-        self.received += size
         if self.stage >= SENT:
             self._pass_on(pieces, size)
             return
-        assert self._pending is not None
-        self._pending += pieces
-        self._pending_bytes += size
-        if self.stage == WAITING and not self._hold(size):
+        self.request.add(pieces, size)
+        if self.stage == WAITING and not self._has_room():
             self._refuse_body()
-            return
-        if self.stage == NEW:
+        elif self.stage == NEW:
             self._told_more(enough=False)
-        elif self._pending_bytes >= HELD_BODY_BYTES:
+        elif self.request.is_large():
             self.down.pause_for_replica()
 
     def _pass_on(self, pieces: list[bytes], size: int) -> None:
-        up = self.up
+        up, lane = self.up, self.lane
         assert up is not None
-        if self._pending is not None:
-            self._pending_bytes += size
-            if self._pending_bytes > HELD_BODY_BYTES:
-                self._pending = None
-            else:
-                self._pending += pieces
-        if self._shadow is not None:
-            for piece in pieces:
-                self._shadow.add(Kind.BODY, piece)
+        assert lane is not None
+        now = time.monotonic_ns()
         if self.stage == SENT:
             # The model's time runs from the last byte it was given.
-            assert self.lane is not None
-            now = time.monotonic_ns()
-            self._await_head(now + self.lane.timeout_ns, now)
-        elif self.stage == ANSWERING:
-            # Both ways at once: as long as either moves, neither is silent.
-            assert self.lane is not None
-            self._state.wheel.arm(self.down, time.monotonic_ns() + self.lane.timeout_ns)
-        if self.call.chunked:
-            up.transport.write(frame(pieces))
+            self._await_head(now + lane.timeout_ns, now)
         else:
-            for piece in pieces:
-                up.transport.write(piece)
+            # Both ways at once: as long as either moves, neither is silent.
+            self._state.wheel.arm(self.down, now + lane.timeout_ns)
+        self.request.pass_on(up.transport, pieces, size)
 
     def body_complete(self) -> None:
         """The body's last byte has come."""
-        self.request_complete = True
-        self.whole = time.monotonic_ns()
+        body, up = self.request, self.up
+        body.complete = True
+        body.whole = time.monotonic_ns()
         if self.stage == NEW:
             self._told_more(enough=True)
         elif self.stage >= SENT:
-            if self.call.chunked and self.up is not None:
-                self.up.transport.write(LAST)
-            if self._shadow is not None:
-                self._shadow.add(Kind.REQUEST_END, b"")
+            body.end(up.transport if up is not None else None)
             if self.lane is not None and self.lane.hedges is not None and self.stage == SENT:
-                self.lane.hedges.look(self, self.whole)
+                self.lane.hedges.look(self, body.whole)
 
     # A second replica -----------------------------------------------------------------------------------------------
 
-    def is_at_hand(self) -> bool:
-        """Whether the whole request could be sent to another replica beside the first; what begins a conversation cannot."""
-        return self.request_complete and self._pending is not None and self.call.websocket is None
-
     def repeat(self, up: Far) -> None:
         """Send the whole request, which is at hand, to a second replica too."""
-        pieces = self._pending
-        assert pieces is not None
-        up.carry(self)
-        if self.down.paused:
-            up.pause_reading()
-        block = self.call.for_replica(self.request_id, self.down.peer, self._after_peer)
-        body = (frame(pieces) if pieces else b"") + LAST if self.call.chunked else b"".join(pieces)
-        up.transport.write(block + body)
+        head = self._hand_to(up)
+        self.request.repeat(up.transport, head)
 
     def move_to(self, target: Target, up: Far) -> Target:
         """Have the answer of the second replica; returns the first, whose place is to be given back."""
@@ -551,7 +491,7 @@ class Exchange:
         """The replica's side of the tunnel has ended."""
         self.up = None
         self._outcome = outcome
-        self.received, self._sent = received, sent
+        self.request.received, self._sent = received, sent
         if outcome == Outcome.CLIENT_ABORTED:
             self._state.counters.client_aborts += 1
         self._end(close=True)
@@ -604,7 +544,7 @@ class Exchange:
         block, self._block = self._block, b""
         if not self.keep_alive:
             self.down.ends()
-        if self._sent > _JOINED_BYTES:
+        if self._sent > JOINED_BYTES:
             self.down.transport.write(block)
             self.down.transport.write(body)
         else:
@@ -651,7 +591,7 @@ class Exchange:
             self.down.transport.write(LAST)
         now = time.monotonic_ns()
         if self._shadow is not None:
-            if not self.request_complete:
+            if not self.request.complete:
                 self._shadow.drop("live_failed")
             else:
                 self._shadow.end(self._model_status, (now - self.arrival) // 1000, self._sent)
@@ -659,7 +599,7 @@ class Exchange:
 
     def _closes(self) -> bool:
         """Whether the caller's connection ends with this answer."""
-        return not self.keep_alive or self._state.closing or not self.request_complete
+        return not self.keep_alive or self._state.closing or not self.request.complete
 
     # What goes wrong ------------------------------------------------------------------------------------------------
 
@@ -672,7 +612,7 @@ class Exchange:
         if self.stage == ANSWERING:
             self._answer_failed(failure)
             return
-        replayable = self._pending is not None
+        replayable = self.request.is_replayable()
         repeated = bool(self._flags & _RETRIED)
         step = after(failure, replayable=replayable, repeated=repeated, refreshed=self._refreshed)
         target, lane = self.target, self.lane
@@ -729,7 +669,7 @@ class Exchange:
             if lane.hedges is not None and self.stage == SENT:
                 lane.hedges.look(self, now)
         else:
-            body_missing = not self.request_complete and self.down.is_read
+            body_missing = not self.request.complete and self.down.is_read
             self._refuse(wording.unanswered(lane, late=now >= self.expires, body_missing=body_missing))
 
     def refuse(self, refusal: Refusal, message: str, fields: bytes = b"") -> None:
@@ -824,7 +764,7 @@ class Exchange:
             shadow.drop("live_failed")
         if lane is not None:
             if stage == WAITING:
-                self._release_held_body()
+                self._waits_no_longer()
                 lane.leave_queue(self)
             if self.counted:
                 lane.leave(self)
@@ -837,9 +777,9 @@ class Exchange:
                 endpoint.limiter.leave(self)
             endpoint.ledger.add(
                 self.sequence, self.arrival, self._status, self._model_status, self._outcome, self._flags,
-                self.received, self._sent, self.dispatched, self.first_byte, now,
+                self.request.received, self._sent, self.dispatched, self.first_byte, now,
                 lane.name if lane is not None else "", target.id if target is not None else "", self.call.profile,
-                self.whole if self.request_complete else NOT_COME, self._refusal,
+                self.request.whole if self.request.complete else NOT_COME, self._refusal,
             )  # fmt: skip
         self.down.exchange_over(close=close, cut=cut, now=now)
         if target is not None:
@@ -854,5 +794,5 @@ class Exchange:
                     target.standing.did_well()
             elif self._model_status >= _SERVER_ERROR or (self._outcome == _TIMEOUT and now < self.expires):
                 target.standing.erred()
-        self._pending = None
+        self.request.forget()
         self._shadow = None

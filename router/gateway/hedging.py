@@ -64,9 +64,11 @@ class Hedges:
     def look(self, exchange: Exchange, now: int) -> None:
         """The whole request is at its replica: send it to a second one if it is time, else when it is."""
         delay = self._typical.delay_ns if self._typical is not None else self._fixed_ns
-        if self._rule is None or not delay or exchange in self._seconds or not exchange.is_at_hand():
+        if self._rule is None or not delay or exchange in self._seconds or not exchange.request.is_at_hand():
             return
-        due = max(exchange.dispatched, exchange.whole) + delay
+        if exchange.call.websocket is not None:  # what begins a conversation is sent once
+            return
+        due = max(exchange.dispatched, exchange.request.whole) + delay
         if now >= due:
             self._begin(exchange)
         elif due < exchange.down.deadline:
@@ -112,7 +114,7 @@ class Hedges:
         """`up` has answered first: the other one is cut off."""
         self._allowance.earn()
         if self._typical is not None:
-            self._typical.add(bucket_of_ns(now - max(exchange.dispatched, exchange.whole)), now)
+            self._typical.add(bucket_of_ns(now - max(exchange.dispatched, exchange.request.whole)), now)
         second = self._seconds.pop(exchange, None)
         if second is None or second.over:
             return

@@ -281,7 +281,7 @@ class TracedExchange(Exchange):
         version = "2" if self._flags & _HTTP2 else "1.0" if call.http10 else "1.1"
         attributes += "," + text("network.protocol.version", version)
         attributes += "," + text("client.address", self.down.peer.decode("latin-1"))
-        attributes += "," + whole("http.request.body.size", self.received)
+        attributes += "," + whole("http.request.body.size", self.request.received)
         attributes += "," + whole("http.response.body.size", self._sent)
         attributes += "," + text("tidegate.deployment", lane.name if lane is not None else "")
         attributes += "," + text("tidegate.request_id", self.request_id.decode())

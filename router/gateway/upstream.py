@@ -222,7 +222,7 @@ class Upstream(Far):
         self._mode = _IDLE
         self.used = True
         self._decoder = None
-        if clean and self._reusable and exchange.request_complete and not self.paused:
+        if clean and self._reusable and exchange.request.complete and not self.paused:
             if self.held_back:  # by a caller that is still to read the last bytes: the next one must not find it deaf
                 self.resume_reading()
             self.target.give_back(self)
