@@ -70,7 +70,7 @@ class Chooser:
             target = self._by_share(usable, self._warmth) if uneven else None
         target = target if target is not None else lane.claim()
         if nearness is not None and target is not None:
-            exchange.add_cookie(nearness.cookie(target, exchange.request_id))
+            exchange.reply.add_cookie(nearness.cookie(target, exchange.request_id))
         return target
 
     def _near_by(self, usable: list[Target]) -> Target | None:

@@ -2,7 +2,8 @@
 
     NEW → WAITING → CONNECTING → SENT → ANSWERING → DONE      (any stage may go to DONE; a retry goes back to WAITING)
 
-The exchange decides; the caller's connection (`down`) and the replica's (`up`) carry bytes and tell it what happened.
+The exchange decides; the caller's connection (`down`) and the replica's (`up`) carry bytes and tell it what happened. `request` is
+what has come of the body, `reply` what goes back to the caller; what a refusal says is `wording`'s.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from router.contract.events import Flag, Outcome
-from router.contract.tee import Kind
 from router.gateway import wording
 from router.gateway.affinity import WAIT_NS
-from router.gateway.body import JOINED_BYTES, RequestBody
+from router.gateway.body import RequestBody
 from router.gateway.demand import account
 from router.gateway.records import NOT_COME, unix_ns
-from router.gateway.responses import CONTINUE, STATUS_LINES, Refusal, connection_line, plain, refuse
+from router.gateway.reply import Reply
+from router.gateway.responses import CONTINUE, Refusal
 from router.gateway.timers import NEVER
 from router.gateway.timing import server_timing
 from router.gateway.tunnel import Tunnel
 from router.gateway.upstream import LOOK_NS
 from router.policy.admission import Admission
-from router.policy.chunked import LAST, frame
 from router.policy.deadlines import FIELD as DEADLINE
 from router.policy.deadlines import written_in
 from router.policy.retrying import Failure, Next, after
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from router.gateway.state import State
     from router.gateway.sticking import Telling
     from router.gateway.target import Target
-    from router.gateway.tee import Shadow
     from router.gateway.upstream import Upstream
     from router.policy.upgrading import Agreement
 
@@ -56,8 +55,9 @@ _STREAMED: Final = int(Flag.STREAMED)
 _RETRIED: Final = int(Flag.RETRIED)
 _WEBSOCKET: Final = int(Flag.WEBSOCKET)
 _OK: Final = int(Outcome.OK)
-_MODEL_ERROR: Final = int(Outcome.MODEL_ERROR)
 _TIMEOUT: Final = int(Outcome.TIMEOUT)
+_UPSTREAM_FAILED: Final = int(Outcome.UPSTREAM_FAILED)
+_CLIENT_ABORTED: Final = int(Outcome.CLIENT_ABORTED)
 _REFUSE: Final = Admission.REFUSE
 _SERVER_ERROR: Final = 500
 
@@ -66,15 +66,14 @@ class Exchange:
     """One request of one caller."""
 
     __slots__ = (
-        "_after_peer", "_block", "_chunked_out", "_connecting_ns", "_cookie", "_flags", "_model_status", "_outcome",
-        "_refreshed", "_refusal", "_sampled", "_sent", "_shadow", "_state", "_status", "arrival", "call", "connecting", "counted",
-        "deadline", "dispatched", "down", "endpoint", "expires", "first_byte", "held", "keep_alive", "lane", "named",
-        "rank", "request", "request_id", "sequence", "stage", "target", "up",
+        "_refreshed", "_sampled", "_state", "after_peer", "arrival", "call", "connecting", "connecting_ns",
+        "counted", "deadline", "dispatched", "down", "endpoint", "expires", "first_byte", "flags", "held", "keep_alive", "lane", "named",
+        "rank", "reply", "request", "request_id", "sequence", "stage", "target", "up",
     )  # fmt: skip
 
     def __init__(self, state: State, down: Near, call: Call, after_peer: bytes) -> None:
         self._state = state
-        self._after_peer = after_peer
+        self.after_peer = after_peer
         """The end of the head for the replica, with what only this request has."""
         self.down = down
         self.call = call
@@ -101,24 +100,41 @@ class Exchange:
         self.held = False
         self.counted = False
         self.request = RequestBody(chunked=call.chunked)
-        self._sent = 0
-        self._status = 0
-        self._model_status = 0
-        self._outcome = _OK
-        self._flags = 0
-        self._refusal = ""
+        self.reply = Reply(state, down, call, self.request_id)
+        self.flags = 0
         self._sampled = False
         self._refreshed = False
-        self._chunked_out = False
-        self._connecting_ns = 0
+        self.connecting_ns = 0
         """How long a new connection to the replica took."""
-        self._cookie = b""
-        """Fields of the answer that are ours: what is left of a limit, what keeps the caller with its deployment."""
-        self._block = b""
-        """The answer's head, until the first of its body goes with it."""
-        self._shadow: Shadow | None = None
+
+    # What others ask it ---------------------------------------------------------------------------------------------
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body that have come."""
+        return self.request.received
+
+    def told_by(self, telling: Telling) -> bytes:
+        """What tells its caller from others; empty where nothing does."""
+        return telling.caller(self.call, self.after_peer, self.down.peer)
+
+    def is_late(self) -> bool:
+        """Whether the caller's deadline has passed before it was sent to a replica; then it is refused."""
+        late = time.monotonic_ns() >= self.expires
+        if late:
+            assert self.lane is not None
+            self._refuse(wording.late(self.lane))
+        return late
 
     # From the caller to a deployment --------------------------------------------------------------------------------
+
+    def http2(self) -> None:
+        """The caller speaks HTTP/2."""
+        self.flags |= _HTTP2
+
+    def first_body(self, pieces: list[bytes], size: int, *, complete: bool) -> None:
+        """The part of the body that came with the head."""
+        self.request.begin(pieces, size, complete=complete)
 
     def start(self) -> None:
         """Let it in: the head has been judged, of the body there is whatever came with it."""
@@ -130,20 +146,20 @@ class Exchange:
         elif self._state.shedding:
             self._refuse(wording.SHEDDING)
         else:
-            dated = call.deadline or (self._after_peer is not call.after_peer and DEADLINE in self._after_peer)
-            if dated and not self._begins_in_time(call.deadline or written_in(self._after_peer)):
+            dated = call.deadline or (self.after_peer is not call.after_peer and DEADLINE in self.after_peer)
+            if dated and not self._begins_in_time(call.deadline or written_in(self.after_peer)):
                 return
             limiter = call.endpoint.limiter
             if limiter is None or limiter.admit(self):
                 self._choose(call.endpoint)
 
-    def http2(self) -> None:
-        """The caller speaks HTTP/2."""
-        self._flags |= _HTTP2
-
-    def tell(self, fields: bytes) -> None:
-        """Put these fields into the answer, besides the model's own."""
-        self._cookie = fields
+    def _own(self, path: bytes) -> None:
+        """The gateway's own two routes."""
+        ready = self._state.ready and not self._state.stopping and not self._state.shedding
+        status, text = (200, "ok\n") if ready or path == b"/healthz" else (503, "not ready\n")
+        close = self._closes()
+        self.reply.probe_answer(status, text, close=close)
+        self._end(close=close)
 
     def _begins_in_time(self, deadline: int) -> bool:
         """Take the caller's deadline (Unix nanoseconds; 0: it was something else that looked like one); refuse if it has passed."""
@@ -153,25 +169,6 @@ class Exchange:
             return True
         self._refuse(wording.DEADLINE_PAST)
         return False
-
-    def is_late(self) -> bool:
-        """Whether the caller's deadline has passed before it was sent to a replica; then it is refused."""
-        late = time.monotonic_ns() >= self.expires
-        if late:
-            assert self.lane is not None
-            self._refuse(wording.late(self.lane))
-        return late
-
-    def _own(self, path: bytes) -> None:
-        """The gateway's own two routes."""
-        ready = self._state.ready and not self._state.stopping and not self._state.shedding
-        status, text = (200, "ok\n") if ready or path == b"/healthz" else (503, "not ready\n")
-        self._status = status
-        close = self._closes()
-        extra = self._state.date + connection_line(close=close, http10=self.call.http10)
-        answer = plain(status, text, self.request_id, head_only=self.call.method == b"HEAD", extra=extra)
-        self.down.transport.write(answer)
-        self._end(close=close)
 
     def _choose(self, endpoint: Endpoint) -> None:
         """A deployment by name, or by the split."""
@@ -188,18 +185,18 @@ class Exchange:
                 return
             lane = found
             self.named = True
-            self._flags |= _NAMED
+            self.flags |= _NAMED
         self._enter(lane)
 
     def _split(self, endpoint: Endpoint) -> Lane | None:
         stick = endpoint.stick
         if stick is None:
             return endpoint.split.next()
-        lane = stick.lane_of(self.call, self._after_peer, self.down.peer)
+        lane = stick.lane_of(self.call, self.after_peer, self.down.peer)
         if lane is None:
             lane = endpoint.split.next()
             if lane is not None:
-                self.add_cookie(stick.cookie(lane, self.request_id))
+                self.reply.add_cookie(stick.cookie(lane, self.request_id))
         return lane
 
     def _enter(self, lane: Lane, *, enough: bool = False) -> None:
@@ -229,47 +226,12 @@ class Exchange:
         elif enough or lane.chooser is None or not lane.chooser.lacks(self):
             self._enter(lane, enough=True)
 
-    def told_by(self, telling: Telling) -> bytes:
-        """What tells its caller from others; empty where nothing does."""
-        return telling.caller(self.call, self._after_peer, self.down.peer)
-
-    @property
-    def received(self) -> int:
-        """Bytes of the request's body that have come."""
-        return self.request.received
-
-    def add_cookie(self, field: bytes) -> None:
-        """Let the answer set a cookie, unless it sets one of that name."""
-        name, equals, _ = field.partition(b"=")
-        if field and name + equals not in self._cookie:
-            self._cookie += field
-
-    def choose_again(self) -> None:
-        """The deployment it waited for has lost its traffic."""
-        assert self.lane is not None
-        assert self.endpoint is not None
-        self._leave_lane()
-        self.stage = NEW
-        self._cookie = b""
-        self._choose(self.endpoint)
-
-    def _leave_lane(self) -> None:
-        lane = self.lane
-        assert lane is not None
-        if self.stage == WAITING:
-            self._waits_no_longer()
-            lane.leave_queue(self)
-        lane.leave(self)
-        self.lane = None
-
-    # Waiting --------------------------------------------------------------------------------------------------------
-
     def wait(self, deadline: int) -> None:
         """Stand in the lane's queue until `deadline` (monotonic nanoseconds)."""
         self.stage = WAITING
         deadline = min(deadline, self.expires)
         self.deadline = deadline
-        self._flags |= _FROM_ZERO | _WAITED if self.held else _WAITED
+        self.flags |= _FROM_ZERO | _WAITED if self.held else _WAITED
         self._state.wheel.arm(self.down, deadline)
         if not self._has_room():
             self._state.loop.call_soon(self._refuse_body)  # it is just about to enter the queue
@@ -289,6 +251,20 @@ class Exchange:
         assert self.endpoint is not None
         self.request.let_go(self._state, self.endpoint)
 
+    def choose_again(self) -> None:
+        """The deployment it waited for has lost its traffic."""
+        lane, endpoint = self.lane, self.endpoint
+        assert lane is not None
+        assert endpoint is not None
+        if self.stage == WAITING:
+            self._waits_no_longer()
+            lane.leave_queue(self)
+        lane.leave(self)
+        self.lane = None
+        self.stage = NEW
+        self.reply.tell(b"")
+        self._choose(endpoint)
+
     def endpoint_deleted(self) -> None:
         """While it waited."""
         self._refuse(wording.ENDPOINT_DELETED)
@@ -306,7 +282,7 @@ class Exchange:
         assert lane is not None
         if self.stage == WAITING:
             self._waits_no_longer()
-        now = time.monotonic_ns() if self._flags & _WAITED else self.arrival
+        now = time.monotonic_ns() if self.flags & _WAITED else self.arrival
         self.dispatched = now
         self.target = target
         lane.in_service += 1
@@ -329,7 +305,7 @@ class Exchange:
 
     def connected(self, connection: Far) -> None:
         """The connection it asked for is there."""
-        self._connecting_ns = time.monotonic_ns() - self.dispatched
+        self.connecting_ns = time.monotonic_ns() - self.dispatched
         if self.expires < NEVER and self.is_late():
             connection.target.give_back(connection)
         else:
@@ -356,7 +332,7 @@ class Exchange:
         up.carry(self)
         if self.down.paused:
             up.pause_reading()
-        return self.call.for_replica(self.request_id, self.down.peer, self._after_peer)
+        return self.call.for_replica(self.request_id, self.down.peer, self.after_peer)
 
     def _sample(self, block: bytes) -> None:
         """Begin the shadow, if this request is one of the mirrored ones."""
@@ -376,13 +352,9 @@ class Exchange:
         )
         if shadow is None:
             return
-        self._flags |= _MIRRORED
-        self._shadow = shadow
+        self.flags |= _MIRRORED
+        self.reply.shadow = shadow
         self.request.copy_to(shadow)
-
-    def first_body(self, pieces: list[bytes], size: int, *, complete: bool) -> None:
-        """The part of the body that came with the head."""
-        self.request.begin(pieces, size, complete=complete)
 
     def body(self, pieces: list[bytes]) -> None:
         """More of the body."""
@@ -423,8 +395,6 @@ class Exchange:
             if self.lane is not None and self.lane.hedges is not None and self.stage == SENT:
                 self.lane.hedges.look(self, body.whole)
 
-    # A second replica -----------------------------------------------------------------------------------------------
-
     def repeat(self, up: Far) -> None:
         """Send the whole request, which is at hand, to a second replica too."""
         head = self._hand_to(up)
@@ -440,7 +410,7 @@ class Exchange:
             before.close()
         return first
 
-    # Back to the caller ---------------------------------------------------------------------------------------------
+    # Back to the caller: what is not decided here goes from the replica's connection to `reply` -----------------------
 
     def answer(self, answer: Answer, raw: bytes, up: Far) -> None:
         """The replica's head is here; it is written together with the first of the body."""
@@ -451,175 +421,65 @@ class Exchange:
         self.stage = ANSWERING
         if lane.hedges is not None:
             lane.hedges.settle(self, up, now)
-        status = answer.status
-        self._model_status = self._status = status
         self.down.deadline = now + lane.timeout_ns
-        if self._shadow is not None:
-            self._shadow.response(status, (now - self.arrival) // 1000, raw)
-        front = answer.front if status < 400 else self._failed_front(answer, lane)
-        tail = answer.tail
-        if not tail or self._closes() or self.call.http10:
-            tail = self._frame(status, answer)
-        if self._cookie:
-            tail = self._cookie + tail
+        reply = self.reply
+        if reply.shadow is not None:
+            reply.shadow.response(answer.status, (now - self.arrival) // 1000, raw)
+        timing = b""
         if lane.timed:
-            tail = server_timing(self.arrival, self.dispatched, self._connecting_ns, now, answered=True) + tail
-        if answer.dated:
-            self._block = b"".join((front, self.request_id, lane.after_id, tail))
-        else:
-            self._block = b"".join((front, self.request_id, lane.after_id, self._state.date, tail))
+            timing = server_timing(self.arrival, self.dispatched, self.connecting_ns, now, answered=True)
+        reply.begin(answer, lane, timing, close=self._closes())
 
-    def interim(self, answer: Answer) -> None:
-        """News before the answer proper (103 Early Hints): for callers that can have known of it (RFC 9110, 15.2)."""
-        if answer.interim and not self.call.http10:
-            self.down.transport.write(answer.interim)
+    def answered(self) -> None:
+        """The answer's last byte is on its way to the caller."""
+        self.up = None
+        reply = self.reply
+        reply.end()
+        now = time.monotonic_ns()
+        if reply.shadow is not None:
+            reply.end_shadow(now - self.arrival, asked_in_full=self.request.complete)
+        self._end(close=self._closes(), now=now)
 
     def switch(self, up: Upstream, switching: Switching, agreement: Agreement, early: bytes) -> None:
         """The replica speaks WebSocket from here on: a tunnel carries both ways, until it says `tunnel_over`."""
-        lane = self.lane
-        assert lane is not None
+        assert self.lane is not None
         self.first_byte = time.monotonic_ns()
         self.stage = ANSWERING
-        self._status = self._model_status = 101
-        self._flags |= _WEBSOCKET
-        date = b"" if switching.dated else self._state.date
-        head = (switching.front, self.request_id, lane.after_id, self._cookie, date, b"\r\n")
-        self.down.transport.write(b"".join(head))
+        self.flags |= _WEBSOCKET
+        self.reply.switch(switching, self.lane)
         Tunnel(self._state, self, up, agreement).begin(early)
 
     def tunnel_over(self, outcome: int, received: int, sent: int) -> None:
         """The replica's side of the tunnel has ended."""
         self.up = None
-        self._outcome = outcome
-        self.request.received, self._sent = received, sent
-        if outcome == Outcome.CLIENT_ABORTED:
+        self.reply.outcome, self.reply.sent = outcome, sent
+        self.request.received = received
+        if outcome == _CLIENT_ABORTED:
             self._state.counters.client_aborts += 1
         self._end(close=True)
 
-    def _failed_front(self, answer: Answer, lane: Lane) -> bytes:
-        """The head's begin where the model answered an error; Azure's says 424 and the real code in a field."""
-        if not lane.map_errors:
-            if answer.status >= 500:
-                self._outcome = _MODEL_ERROR
-            return answer.front
-        self._outcome = _MODEL_ERROR
-        self._status = 424
-        real = b"ms-azureml-model-error-statuscode: %d\r\nms-azureml-model-error-reason: %b\r\n"
-        return STATUS_LINES[424] + real % (answer.status, answer.reason) + answer.lines + b"x-request-id: "
-
-    def _frame(self, status: int, answer: Answer) -> bytes:
-        """How the caller will know where the body ends, and the head's last lines."""
-        line = b""
-        if answer.length is not None:
-            if status != 204:
-                line = b"content-length: %d\r\n" % answer.length
-        elif self.call.method != b"HEAD" and status not in (204, 304):
-            self._flags |= _STREAMED
-            if self.call.http10:
-                self.keep_alive = False
-            else:
-                self._chunked_out = True
-                line = b"transfer-encoding: chunked\r\n"
-        return line + connection_line(close=self._closes(), http10=self.call.http10) + b"\r\n"
-
-    def model_failed(self, status: int) -> None:
-        """What ends the answer says that the model failed, as HTTP's `status` would have; 0: it did not."""
-        if status:
-            self._model_status, self._outcome = status, _MODEL_ERROR
-
-    def mirror_trailers(self, fields: list[tuple[bytes, bytes]]) -> None:
-        """What stands behind the answer's body, for its shadow."""
-        if self._shadow is not None:
-            self._shadow.add(Kind.TRAILERS, b"".join([b"%b: %b\r\n" % field for field in fields]))
-
-    def flush_head(self) -> None:
-        """No body has come with the head: send the head alone."""
-        if self._block:
-            self.down.transport.write(self._block)
-            self._block = b""
-
-    def relay_whole(self, body: bytes) -> None:
-        """The whole body came with the head: one write for both."""
-        self._sent = len(body)
-        block, self._block = self._block, b""
-        if not self.keep_alive:
-            self.down.ends()
-        if self._sent > JOINED_BYTES:
-            self.down.transport.write(block)
-            self.down.transport.write(body)
-        else:
-            self.down.transport.write(block + body)
-        if self._shadow is not None:
-            self._shadow.add(Kind.RESPONSE_BODY, body)
-
-    def relay(self, pieces: list[bytes]) -> None:
-        """Body from the replica: on to the caller at once."""
-        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        payload = frame(pieces) if self._chunked_out else pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._pass_back(payload, size)
-        if self._shadow is not None:
-            for piece in pieces:
-                self._shadow.add(Kind.RESPONSE_BODY, piece)
-
-    def relay_chunk(self, chunk: bytes, size: int) -> None:
-        """The same for a whole chunk with `size` bytes of payload: it need not be framed anew for who gets chunks."""
-        if self._chunked_out and self._shadow is None:
-            self._pass_back(chunk, size)
-        else:
-            self.relay([chunk[-size - 2 : -2]])
-
-    def _pass_back(self, payload: bytes, size: int) -> None:
-        """Write what stands for `size` bytes of the body."""
-        self._sent += size
-        down = self.down
-        if self._block:
-            payload = self._block + payload
-            self._block = b""
-        elif size:
-            # Silence between two pieces has the same bound as the wait for the first.
-            assert self.lane is not None
-            self._state.wheel.arm(down, time.monotonic_ns() + self.lane.timeout_ns)
-        if payload:
-            down.transport.write(payload)
-
-    def answered(self) -> None:
-        """The answer's last byte is on its way to the caller."""
-        self.up = None
-        if self._block:
-            self.flush_head()
-        if self._chunked_out:
-            self.down.transport.write(LAST)
-        now = time.monotonic_ns()
-        if self._shadow is not None:
-            if not self.request.complete:
-                self._shadow.drop("live_failed")
-            else:
-                self._shadow.end(self._model_status, (now - self.arrival) // 1000, self._sent)
-        self._end(close=self._closes(), now=now)
-
     def _closes(self) -> bool:
         """Whether the caller's connection ends with this answer."""
-        return not self.keep_alive or self._state.closing or not self.request.complete
+        if not self.keep_alive or self._state.closing or not self.request.complete:
+            return True
+        return self.reply.ends_with_connection
 
     # What goes wrong ------------------------------------------------------------------------------------------------
 
     def upstream_failed(self, failure: Failure) -> None:
         """The replica's connection is gone, or was none."""
-        if self.lane is not None and self.lane.hedges is not None and self.lane.hedges.outlives(self, failure):
+        lane = self.lane
+        if lane is not None and lane.hedges is not None and lane.hedges.outlives(self, failure):
             return
         self.up = None
-        self._connecting_ns = 0
-        if self.stage == ANSWERING:
-            self._answer_failed(failure)
-            return
-        replayable = self.request.is_replayable()
-        repeated = bool(self._flags & _RETRIED)
-        step = after(failure, replayable=replayable, repeated=repeated, refreshed=self._refreshed)
-        target, lane = self.target, self.lane
+        self.connecting_ns = 0
+        target = self.target
         assert target is not None
         assert lane is not None
-        if step is Next.ELSEWHERE and failure is not Failure.REFUSED and not lane.budget.spend(lane.good, lane.allowed):
-            step = Next.GIVE_UP
+        if self.stage == ANSWERING:
+            self._answer_failed(failure, lane)
+            return
+        step = self._next_step(failure, lane)
         if failure is Failure.DIED:
             target.standing.erred()
             target.standing.unreachable()
@@ -629,75 +489,73 @@ class Exchange:
             target.connect(self)
         elif step is Next.ELSEWHERE:
             if failure is not Failure.REFUSED:
-                self._flags |= _RETRIED
+                self.flags |= _RETRIED
                 self._state.counters.retried += 1
-            self._leave_target()
+            self._leave_target(time.monotonic_ns())
             lane.again(self)
         else:
             self._refuse(wording.failed(lane, failure))
 
-    def _answer_failed(self, failure: Failure) -> None:
+    def _next_step(self, failure: Failure, lane: Lane) -> Next:
+        replayable, repeated = self.request.is_replayable(), bool(self.flags & _RETRIED)
+        step = after(failure, replayable=replayable, repeated=repeated, refreshed=self._refreshed)
+        if step is Next.ELSEWHERE and failure is not Failure.REFUSED and not lane.budget.spend(lane.good, lane.allowed):
+            return Next.GIVE_UP
+        return step
+
+    def _answer_failed(self, failure: Failure, lane: Lane) -> None:
         """Behind its head. As long as the caller has nothing of it, there can be a proper answer."""
-        assert self.lane is not None
-        if self._block:
-            self._block = b""
-            self._refuse(wording.failed(self.lane, failure))
+        if self.reply.take_back():
+            self._refuse(wording.failed(lane, failure))
         else:
-            self._outcome = int(Outcome.UPSTREAM_FAILED)
-            self._cut()
+            self._cut(_UPSTREAM_FAILED)
 
     def on_deadline(self, now: int) -> None:
         """Waited, or been silent, for too long."""
-        lane = self.lane
+        lane, stage = self.lane, self.stage
         assert lane is not None
-        if self.stage == NEW:
+        if stage == NEW:
             self._told_more(enough=True)
-        elif self.stage == WAITING:
+        elif stage == WAITING:
             if not self.is_late():
                 self._refuse(wording.waited(lane, now - self.arrival, held=self.held))
-        elif self.stage == ANSWERING:
-            if self.down.paused and self.down.reads_on(now):
-                return
-            self._outcome = int(Outcome.CLIENT_ABORTED if self.down.paused else Outcome.TIMEOUT)
-            self._cut()
+        elif stage == ANSWERING:
+            if not (self.down.paused and self.down.reads_on(now)):
+                self._cut(_CLIENT_ABORTED if self.down.paused else _TIMEOUT)
         elif now < self.deadline:
-            up = self.up
-            if up is not None and up.is_unheard():
-                up.target.standing.unreachable()
-                up.transport.abort()  # and so it fails us
-            self._await_head(self.deadline, now)
-            if lane.hedges is not None and self.stage == SENT:
-                lane.hedges.look(self, now)
+            self._look(lane, now)
         else:
             body_missing = not self.request.complete and self.down.is_read
             self._refuse(wording.unanswered(lane, late=now >= self.expires, body_missing=body_missing))
 
+    def _look(self, lane: Lane, now: int) -> None:
+        """Whether the replica's machine is still there, and whether it is time for a second replica."""
+        up = self.up
+        if up is not None and up.is_unheard():
+            up.target.standing.unreachable()
+            up.transport.abort()  # and so it fails us
+        self._await_head(self.deadline, now)
+        if lane.hedges is not None and self.stage == SENT:
+            lane.hedges.look(self, now)
+
     def refuse(self, refusal: Refusal, message: str, fields: bytes = b"") -> None:
         """Answer in the gateway's own name, with `fields` in the head. Nothing has been sent to the caller before."""
         self._drop_upstream()
-        self._status = refusal.status
-        self._outcome = int(refusal.outcome)
-        self._refusal = refusal.code
+        self.reply.refuse(refusal)
         self._state.refusals.note(refusal, self.endpoint, message)
         close = self._closes()
-        self._say(refusal, message, close=close, fields=fields)
+        self._say(refusal, message, fields, close=close)
         self._end(close=close)
 
     def _refuse(self, told: wording.Told) -> None:
         self.refuse(told[0], told[1])
 
-    def _say(self, refusal: Refusal, message: str, *, close: bool, fields: bytes = b"") -> None:
-        if self.down.says(refusal, message, fields):
-            return
-        extra = fields + self._state.date + connection_line(close=close, http10=self.call.http10)
-        if self.lane is not None:
-            extra = self.lane.label + extra
-            if self.lane.timed:
-                now = time.monotonic_ns()
-                extra += server_timing(self.arrival, self.dispatched, self._connecting_ns, now, answered=False)
-        head_only = self.call.method == b"HEAD"
-        answer = refuse(refusal, message, self.request_id, head_only=head_only, extra=extra)
-        self.down.transport.write(answer)
+    def _say(self, refusal: Refusal, message: str, fields: bytes = b"", *, close: bool) -> None:
+        lane, timing = self.lane, b""
+        if lane is not None and lane.timed:
+            now = time.monotonic_ns()
+            timing = server_timing(self.arrival, self.dispatched, self.connecting_ns, now, answered=False)
+        self.reply.say(refusal, message, fields, lane, timing, close=close)
 
     def probe(self) -> None:
         """Send what a caller that is still there skips, where nothing better is on its way."""
@@ -709,7 +567,7 @@ class Exchange:
         if self.stage != ANSWERING:
             refusal, message = wording.CUT_SHORT
             self._say(refusal, message, close=True)
-        self._break_off()
+        self.reply.break_off()
         self.abandon()
 
     def abandon(self) -> None:
@@ -717,22 +575,19 @@ class Exchange:
         if self.stage == DONE:
             return
         self._drop_upstream()
-        if self._shadow is not None:
-            self._shadow.drop("client_aborted")
-        self._status = self._status if self.stage == ANSWERING else 0
-        self._outcome = int(Outcome.CLIENT_ABORTED)
+        reply = self.reply
+        reply.drop_shadow("client_aborted")
+        reply.status = reply.status if self.stage == ANSWERING else 0
+        reply.outcome = _CLIENT_ABORTED
         self._state.counters.client_aborts += 1
         self._end(close=True)
 
-    def _cut(self) -> None:
+    def _cut(self, outcome: int) -> None:
         """Break the answer off where the caller cannot take it for a whole one."""
+        self.reply.outcome = outcome
         self._drop_upstream()
-        self._break_off()
+        self.reply.break_off()
         self._end(close=True, cut=True)
-
-    def _break_off(self) -> None:
-        if self._flags & _STREAMED and not self._chunked_out:
-            self.down.end_by_reset()
 
     def _drop_upstream(self) -> None:
         up, self.up = self.up, None
@@ -744,14 +599,16 @@ class Exchange:
         # A connection under way is not wasted: it goes to the replica's idle ones.
         self.connecting = None
 
-    def _leave_target(self) -> None:
+    # The end --------------------------------------------------------------------------------------------------------
+
+    def _leave_target(self, now: int) -> None:
         target, lane = self.target, self.lane
         if target is None:
             return
         assert lane is not None
         self.target = None
         lane.in_service -= 1
-        lane.busy_ns += time.monotonic_ns()
+        lane.busy_ns += now
         lane.release(target)
 
     def _end(self, *, close: bool, cut: bool = False, now: int = 0) -> None:
@@ -759,9 +616,8 @@ class Exchange:
         stage, self.stage = self.stage, DONE
         now = now or time.monotonic_ns()
         endpoint, lane, target = self.endpoint, self.lane, self.target
-        shadow = self._shadow
-        if shadow is not None and not shadow.over:
-            shadow.drop("live_failed")
+        reply = self.reply
+        reply.drop_shadow("live_failed")
         if lane is not None:
             if stage == WAITING:
                 self._waits_no_longer()
@@ -770,29 +626,34 @@ class Exchange:
                 lane.leave(self)
             waited = self.dispatched - self.arrival if self.dispatched else -1
             # Of a WebSocket the handshake is what had to be fast.
-            answered = self.first_byte if self._flags & _WEBSOCKET else now
-            account(lane, self._outcome, waited, answered - self.arrival)
+            answered = self.first_byte if self.flags & _WEBSOCKET else now
+            account(lane, reply.outcome, waited, answered - self.arrival)
         if endpoint is not None:
             if endpoint.limiter is not None:
                 endpoint.limiter.leave(self)
-            endpoint.ledger.add(
-                self.sequence, self.arrival, self._status, self._model_status, self._outcome, self._flags,
-                self.request.received, self._sent, self.dispatched, self.first_byte, now,
-                lane.name if lane is not None else "", target.id if target is not None else "", self.call.profile,
-                self.request.whole if self.request.complete else NOT_COME, self._refusal,
-            )  # fmt: skip
+            self._record(endpoint, now)
         self.down.exchange_over(close=close, cut=cut, now=now)
         if target is not None:
-            self.target = None
-            assert lane is not None
-            lane.in_service -= 1
-            lane.busy_ns += now
-            lane.release(target)
-            if self._outcome == _OK:
-                target.good += 1
-                if target.standing.suspect:
-                    target.standing.did_well()
-            elif self._model_status >= _SERVER_ERROR or (self._outcome == _TIMEOUT and now < self.expires):
-                target.standing.erred()
+            self._leave_target(now)
+            self._judge(target, now)
         self.request.forget()
-        self._shadow = None
+        self.reply.shadow = None
+
+    def _record(self, endpoint: Endpoint, now: int) -> None:
+        request, reply, lane, target = self.request, self.reply, self.lane, self.target
+        endpoint.ledger.add(
+            self.sequence, self.arrival, reply.status, reply.model_status, reply.outcome,
+            self.flags | _STREAMED if reply.streamed else self.flags, request.received, reply.sent, self.dispatched,
+            self.first_byte, now, lane.name if lane is not None else "", target.id if target is not None else "",
+            self.call.profile, request.whole if request.complete else NOT_COME, reply.refusal,
+        )  # fmt: skip
+
+    def _judge(self, target: Target, now: int) -> None:
+        """What this request says about its replica."""
+        reply = self.reply
+        if reply.outcome == _OK:
+            target.good += 1
+            if target.standing.suspect:
+                target.standing.did_well()
+        elif reply.model_status >= _SERVER_ERROR or (reply.outcome == _TIMEOUT and now < self.expires):
+            target.standing.erred()

@@ -110,7 +110,7 @@ class Limiter:
             return False
         if bucket is not None:
             cells[self._taken_cell] += 1
-            exchange.tell(_fields(bucket, tokens - 1, bucket.full(now, taken + 1, origin)))
+            exchange.reply.tell(_fields(bucket, tokens - 1, bucket.full(now, taken + 1, origin)))
         return True
 
     @staticmethod

@@ -138,8 +138,8 @@ class TracedExchange(Exchange):
     def start(self) -> None:
         """Decide whether it is recorded, then let it in."""
         if self.call.endpoint is not None:
-            self._fields, parent = taken_out(self._after_peer)
-            self._after_peer = self._fields
+            self._fields, parent = taken_out(self.after_peer)
+            self.after_peer = self._fields
             self._belong(parent)
         super().start()
 
@@ -167,7 +167,7 @@ class TracedExchange(Exchange):
         self._attempts += 1
         self._attempt_target = target
         self._began = time.monotonic_ns()
-        self._after_peer = self._context(self._attempt) + self._fields
+        self.after_peer = self._context(self._attempt) + self._fields
         super().dispatch(target)
 
     def _context(self, span: int) -> bytes:
@@ -178,10 +178,10 @@ class TracedExchange(Exchange):
         self._hedge = random.getrandbits(64) or 1
         self._hedge_target = up.target
         self._hedge_began = time.monotonic_ns()
-        first = self._after_peer
-        self._after_peer = self._context(self._hedge) + self._fields
+        first = self.after_peer
+        self.after_peer = self._context(self._hedge) + self._fields
         super().repeat(up)
-        self._after_peer = first
+        self.after_peer = first
 
     def move_to(self, target: Target, up: Far) -> Target:
         """The second replica's is the try that counts; the first one's has failed or was too slow."""
@@ -235,11 +235,11 @@ class TracedExchange(Exchange):
         if target is None or not self._trace_flags & SAMPLED:
             return
         error = failure if failed_at else ""
-        status = self._model_status if answered else 0
+        status = self.reply.model_status if answered else 0
         if not error and status >= _CLIENT_ERROR:
             error = str(status)
         elif not error and not status and not lost:
-            error = _OUTCOMES[self._outcome]
+            error = _OUTCOMES[self.reply.outcome]
         events = event(unix_ns(self.first_byte), "tidegate.first_byte", "") if answered and self.first_byte else ""
         attributes = self._attempt_attributes(target, status, error, self._attempts - 1)
         self._offer_attempt(
@@ -266,8 +266,8 @@ class TracedExchange(Exchange):
             attributes += "," + whole("http.response.status_code", status)
         if before > 0:
             attributes += "," + whole("http.request.resend_count", before)
-        if self._connecting_ns:
-            attributes += "," + fraction("tidegate.connect_ms", self._connecting_ns / 1e6)
+        if self.connecting_ns:
+            attributes += "," + fraction("tidegate.connect_ms", self.connecting_ns / 1e6)
         if error:
             attributes += "," + text("error.type", error)
         return attributes
@@ -275,22 +275,22 @@ class TracedExchange(Exchange):
     def _offer_server_span(self, now: int) -> None:
         call, lane, endpoint = self.call, self.lane, self.endpoint
         assert endpoint is not None
-        failed = self._status >= _SERVER_ERROR
-        error = self._refusal or (str(self._status) if failed else "")
+        failed = self.reply.status >= _SERVER_ERROR
+        error = self.reply.refusal or (str(self.reply.status) if failed else "")
         attributes = self._tracer.of_call(endpoint.name, call.profile)
-        version = "2" if self._flags & _HTTP2 else "1.0" if call.http10 else "1.1"
+        version = "2" if self.flags & _HTTP2 else "1.0" if call.http10 else "1.1"
         attributes += "," + text("network.protocol.version", version)
         attributes += "," + text("client.address", self.down.peer.decode("latin-1"))
         attributes += "," + whole("http.request.body.size", self.request.received)
-        attributes += "," + whole("http.response.body.size", self._sent)
+        attributes += "," + whole("http.response.body.size", self.reply.sent)
         attributes += "," + text("tidegate.deployment", lane.name if lane is not None else "")
         attributes += "," + text("tidegate.request_id", self.request_id.decode())
-        attributes += "," + text("tidegate.outcome", _OUTCOMES[self._outcome])
-        if self._status:
-            attributes += "," + whole("http.response.status_code", self._status)
+        attributes += "," + text("tidegate.outcome", _OUTCOMES[self.reply.outcome])
+        if self.reply.status:
+            attributes += "," + whole("http.response.status_code", self.reply.status)
         if error:
             attributes += "," + text("error.type", error)
-        if self._flags & _WAITED and not self._attempts:
+        if self.flags & _WAITED and not self._attempts:
             self._note_wait(now)
         name = quoted(f"{call.method.decode('latin-1')} {endpoint.name}")
         self._tracer.offer(

@@ -116,7 +116,7 @@ class Upstream(Far):
                 self._buffer = b""
             self._head(exchange, data)
         elif mode == _UNTIL_CLOSE:
-            exchange.relay([data])
+            exchange.reply.relay([data])
         else:
             self._body(exchange, data)
 
@@ -143,18 +143,18 @@ class Upstream(Far):
             if self._interim > _MOST_INTERIM:
                 self._nonsense(exchange, "endless interim answers")
                 return
-            exchange.interim(answer)
+            exchange.reply.interim(answer)
             data = data[end:]
         self._frame(exchange, answer)
         exchange.answer(answer, raw, self)
         if self._mode == _LENGTH and self._left == len(data) - end:
             if self._left:
-                exchange.relay_whole(data[end:])
+                exchange.reply.relay_whole(data[end:])
             self._complete(exchange, clean=True)
         elif len(data) > end:
             self._more(exchange, data[end:])
         else:
-            exchange.flush_head()
+            exchange.reply.flush_head()
 
     def _partial(self, exchange: Exchange, data: bytes) -> None:
         """Not a whole head yet."""
@@ -183,7 +183,7 @@ class Upstream(Far):
     def _more(self, exchange: Exchange, data: bytes) -> None:
         """The first of a body that did not come whole with its head."""
         if self._mode == _UNTIL_CLOSE:
-            exchange.relay([data])
+            exchange.reply.relay([data])
         elif self._mode == _LENGTH and not self._left:
             self._complete(exchange, clean=False)
         else:
@@ -195,7 +195,7 @@ class Upstream(Far):
             if extra > 0:
                 data = data[: self._left]
             self._left -= len(data)
-            exchange.relay([data])
+            exchange.reply.relay([data])
             if self._left == 0 and self.exchange is exchange:
                 self._complete(exchange, clean=extra <= 0)
             return
@@ -203,7 +203,7 @@ class Upstream(Far):
         assert decoder is not None
         size = decoder.whole(data)
         if size:
-            exchange.relay_chunk(data, size)
+            exchange.reply.relay_chunk(data, size)
             return
         try:
             pieces, rest = decoder.feed(data)
@@ -211,9 +211,9 @@ class Upstream(Far):
             self._nonsense(exchange, str(error))
             return
         if pieces:
-            exchange.relay(pieces)
+            exchange.reply.relay(pieces)
         else:
-            exchange.flush_head()
+            exchange.reply.flush_head()
         if decoder.done and self.exchange is exchange:
             self._complete(exchange, clean=not rest)
 

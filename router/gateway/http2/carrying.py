@@ -97,13 +97,13 @@ class Carried(Far):
             self.asking.left = -1 if length is None else length
             exchange.answer(answer, raw, self)
             if not ended:
-                exchange.flush_head()
+                exchange.reply.flush_head()
         elif ended or self.asking.interim >= _MOST_INTERIM:
             self.nonsense("endless interim answers, or nothing else")
             return False
         else:
             self.asking.interim += 1
-            exchange.interim(answer)
+            exchange.reply.interim(answer)
         return True
 
     def behind(self, fields: list[Field]) -> None:
@@ -113,12 +113,12 @@ class Carried(Far):
             return
         for name, value in fields:
             if name == b"grpc-status":
-                exchange.model_failed(grpc.failed_status(value))
+                exchange.reply.model_failed(grpc.failed_status(value))
 
     def pass_trailers(self, fields: list[Field]) -> None:
         """To a caller that can take them, and to the mirror."""
         if self.exchange is not None:
-            self.exchange.mirror_trailers(fields)
+            self.exchange.reply.mirror_trailers(fields)
         down = self.exchange.down if self.exchange is not None else None
         if isinstance(down, Stream):
             down.answering.trailers = packing.block(fields)
@@ -243,7 +243,7 @@ class Asking(Channel):
                 far.nonsense("a body that is not as long as announced")
                 return
         if body:
-            exchange.relay([body])
+            exchange.reply.relay([body])
         if ended and far.exchange is exchange:
             far.complete()
 
