@@ -3,7 +3,7 @@
     NEW → WAITING → CONNECTING → SENT → ANSWERING → DONE      (any stage may go to DONE; a retry goes back to WAITING)
 
 The exchange decides; the caller's connection (`down`) and the replica's (`up`) carry bytes and tell it what happened. `request` is
-what has come of the body, `reply` what goes back to the caller; what a refusal says is `wording`'s.
+what has come of the body, `reply` what goes back; where a request belongs is `belonging`'s to say, what a refusal says `wording`'s.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from router.contract.events import Flag, Outcome
-from router.gateway import wording
+from router.gateway import belonging, wording
 from router.gateway.affinity import WAIT_NS
 from router.gateway.body import RequestBody
-from router.gateway.demand import account
-from router.gateway.records import NOT_COME, unix_ns
+from router.gateway.mirroring import shadow_of
+from router.gateway.recording import judge, record
+from router.gateway.records import unix_ns
 from router.gateway.reply import Reply
 from router.gateway.responses import CONTINUE, Refusal
 from router.gateway.timers import NEVER
 from router.gateway.timing import server_timing
 from router.gateway.tunnel import Tunnel
 from router.gateway.upstream import LOOK_NS
-from router.policy.admission import Admission
 from router.policy.deadlines import FIELD as DEADLINE
 from router.policy.deadlines import written_in
 from router.policy.retrying import Failure, Next, after
@@ -51,15 +51,11 @@ _NAMED: Final = int(Flag.NAMED_DEPLOYMENT)
 _WAITED: Final = int(Flag.WAITED)
 _HTTP2: Final = int(Flag.HTTP2)
 _FROM_ZERO: Final = int(Flag.FROM_ZERO)
-_STREAMED: Final = int(Flag.STREAMED)
 _RETRIED: Final = int(Flag.RETRIED)
 _WEBSOCKET: Final = int(Flag.WEBSOCKET)
-_OK: Final = int(Outcome.OK)
 _TIMEOUT: Final = int(Outcome.TIMEOUT)
 _UPSTREAM_FAILED: Final = int(Outcome.UPSTREAM_FAILED)
 _CLIENT_ABORTED: Final = int(Outcome.CLIENT_ABORTED)
-_REFUSE: Final = Admission.REFUSE
-_SERVER_ERROR: Final = 500
 
 
 class Exchange:
@@ -171,47 +167,25 @@ class Exchange:
         return False
 
     def _choose(self, endpoint: Endpoint) -> None:
-        """A deployment by name, or by the split."""
-        name = self.call.deployment
-        if name is None:
-            lane = self._split(endpoint)
-            if lane is None:
-                self._refuse(wording.NO_TRAFFIC)
-                return
-        else:
-            found = endpoint.lanes.get(name.lower())
-            if found is None:
-                self._refuse(wording.no_deployment(endpoint.name, name))
-                return
-            lane = found
+        """Find its deployment and knock there."""
+        found = belonging.find(self, endpoint)
+        if isinstance(found, tuple):
+            self._refuse(found)
+            return
+        if self.call.deployment is not None:
             self.named = True
             self.flags |= _NAMED
-        self._enter(lane)
-
-    def _split(self, endpoint: Endpoint) -> Lane | None:
-        stick = endpoint.stick
-        if stick is None:
-            return endpoint.split.next()
-        lane = stick.lane_of(self.call, self.after_peer, self.down.peer)
-        if lane is None:
-            lane = endpoint.split.next()
-            if lane is not None:
-                self.reply.add_cookie(stick.cookie(lane, self.request_id))
-        return lane
+        self._enter(found)
 
     def _enter(self, lane: Lane, *, enough: bool = False) -> None:
         """`enough`: of the body has come, or it has been waited for long enough, to say where the request belongs."""
         self.lane = lane
         if lane.chooser is not None and not enough and lane.chooser.lacks(self):
             self._state.wheel.arm(self.down, self.arrival + WAIT_NS)
-        elif self.call.websocket is not None and lane.http2:
-            self._refuse(wording.no_websockets(lane))
-        elif lane.failed and not lane.usable:
-            lane.arrivals += 1
-            lane.wake()
-            self.fail_deployment()
-        elif lane.admit(self) is _REFUSE and (lane.ranking is None or not lane.ranking.make_room(self)):
-            self._refuse(wording.too_many(lane))
+            return
+        told = belonging.enter(self, lane)
+        if told is not None:
+            self._refuse(told)
 
     def _told_more(self, *, enough: bool) -> None:
         """More of the body has come, or time has passed, while it was unclear where the request belongs."""
@@ -334,27 +308,14 @@ class Exchange:
             up.pause_reading()
         return self.call.for_replica(self.request_id, self.down.peer, self.after_peer)
 
-    def _sample(self, block: bytes) -> None:
+    def _sample(self, head: bytes) -> None:
         """Begin the shadow, if this request is one of the mirrored ones."""
         self._sampled = True
-        endpoint, lane = self.endpoint, self.lane
-        assert endpoint is not None
-        assert lane is not None
-        if self.named or self.call.websocket is not None:
-            return
-        sampler = endpoint.sampler
-        mask = sampler.sample() if sampler is not None else 0
-        if not mask:
-            return
-        candidates = tuple(name for index, name in enumerate(endpoint.mirrors) if mask >> index & 1)
-        shadow = self._state.tee.open(
-            endpoint.name, lane.name, candidates, self.request_id, unix_ns(self.arrival), block
-        )
-        if shadow is None:
-            return
-        self.flags |= _MIRRORED
-        self.reply.shadow = shadow
-        self.request.copy_to(shadow)
+        shadow = shadow_of(self, self._state, head)
+        if shadow is not None:
+            self.flags |= _MIRRORED
+            self.reply.shadow = shadow
+            self.request.copy_to(shadow)
 
     def body(self, pieces: list[bytes]) -> None:
         """More of the body."""
@@ -616,44 +577,19 @@ class Exchange:
         stage, self.stage = self.stage, DONE
         now = now or time.monotonic_ns()
         endpoint, lane, target = self.endpoint, self.lane, self.target
-        reply = self.reply
-        reply.drop_shadow("live_failed")
+        self.reply.drop_shadow("live_failed")
         if lane is not None:
             if stage == WAITING:
                 self._waits_no_longer()
                 lane.leave_queue(self)
             if self.counted:
                 lane.leave(self)
-            waited = self.dispatched - self.arrival if self.dispatched else -1
-            # Of a WebSocket the handshake is what had to be fast.
-            answered = self.first_byte if self.flags & _WEBSOCKET else now
-            account(lane, reply.outcome, waited, answered - self.arrival)
-        if endpoint is not None:
-            if endpoint.limiter is not None:
-                endpoint.limiter.leave(self)
-            self._record(endpoint, now)
+        if endpoint is not None and endpoint.limiter is not None:
+            endpoint.limiter.leave(self)
+        record(self, now)
         self.down.exchange_over(close=close, cut=cut, now=now)
         if target is not None:
             self._leave_target(now)
-            self._judge(target, now)
+            judge(self, target, now)
         self.request.forget()
         self.reply.shadow = None
-
-    def _record(self, endpoint: Endpoint, now: int) -> None:
-        request, reply, lane, target = self.request, self.reply, self.lane, self.target
-        endpoint.ledger.add(
-            self.sequence, self.arrival, reply.status, reply.model_status, reply.outcome,
-            self.flags | _STREAMED if reply.streamed else self.flags, request.received, reply.sent, self.dispatched,
-            self.first_byte, now, lane.name if lane is not None else "", target.id if target is not None else "",
-            self.call.profile, request.whole if request.complete else NOT_COME, reply.refusal,
-        )  # fmt: skip
-
-    def _judge(self, target: Target, now: int) -> None:
-        """What this request says about its replica."""
-        reply = self.reply
-        if reply.outcome == _OK:
-            target.good += 1
-            if target.standing.suspect:
-                target.standing.did_well()
-        elif reply.model_status >= _SERVER_ERROR or (reply.outcome == _TIMEOUT and now < self.expires):
-            target.standing.erred()
