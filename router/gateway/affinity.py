@@ -1,4 +1,4 @@
-"""Requests that go where their like went before, as one lane sees it (`policy.affinity`)."""
+"""Requests that go where their like went before, as one worker sees them (`policy.affinity`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from router.contract.choosing import Affinity
     from router.gateway.exchange import Exchange
-    from router.gateway.lane import Lane
+    from router.gateway.replicas import Replicas
+    from router.gateway.tally import Tally
     from router.gateway.target import Target
 
 WAIT_NS = 100_000_000
@@ -23,12 +24,13 @@ _TRIES = 4 * POINTS
 
 
 class Nearness:
-    """Which replica suits a request, for one lane."""
+    """Which replica of one deployment suits a request."""
 
-    __slots__ = ("_bound", "_lane", "_prefix", "_targets", "_telling", "ring")
+    __slots__ = ("_bound", "_prefix", "_replicas", "_tally", "_targets", "_telling", "ring")
 
-    def __init__(self, lane: Lane, rule: Affinity) -> None:
-        self._lane = lane
+    def __init__(self, replicas: Replicas, tally: Tally, rule: Affinity) -> None:
+        self._replicas = replicas
+        self._tally = tally
         self._bound = rule.bound
         self._telling = Telling(rule.by, rule.name)
         self._prefix: Prefix | None = None
@@ -60,9 +62,9 @@ class Nearness:
 
         `shares`: of replicas that are new, where some are; they may carry that much of what the others may.
         """
-        lane = self._lane
-        concurrency = lane.concurrency
-        limit = most(self._bound, lane.present_everywhere(), len(lane.usable))
+        replicas = self._replicas
+        concurrency = replicas.concurrency
+        limit = most(self._bound, self._tally.present_everywhere(), len(replicas.usable))
         last: Target | None = None
         for replica in self.ring.from_point(hash_of(key)):
             target = self._targets[replica]

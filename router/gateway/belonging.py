@@ -43,12 +43,12 @@ def _together(stick: Stick, exchange: Exchange, endpoint: Endpoint) -> Lane | No
 
 def enter(exchange: Exchange, lane: Lane) -> Told | None:
     """Let it in. None: `lane` has taken it, and it may be over by now; else why not."""
-    if exchange.call.websocket is not None and lane.http2:
+    if exchange.call.websocket is not None and lane.replicas.http2:
         return wording.no_websockets(lane)
     if lane.failed and not lane.usable:
         lane.arrivals += 1
         lane.wake()
         return wording.deployment_failed(lane)
-    if lane.admit(exchange) is not _REFUSE or (lane.ranking is not None and lane.ranking.make_room(exchange)):
+    if lane.admit(exchange) is not _REFUSE or lane.make_room(exchange):
         return None
     return wording.too_many(lane)

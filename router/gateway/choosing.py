@@ -1,6 +1,6 @@
-"""How a lane picks a replica where its deployment asks for more than the less loaded of two.
+"""How a replica is picked where the deployment asks for more than the less loaded of two.
 
-A lane without such a wish has no chooser. Whatever is wished for, a request that could be sent does not wait: when those
+A deployment without such a wish has no chooser. Whatever is wished for, a request that could be sent does not wait: when those
 that suit it are full, any replica with a place will do.
 """
 
@@ -17,35 +17,36 @@ from router.policy.warming import lighter, two_by_share
 if TYPE_CHECKING:
     from router.contract.parts import DeploymentExtras
     from router.gateway.exchange import Exchange
-    from router.gateway.lane import Lane
+    from router.gateway.replicas import Replicas
     from router.gateway.state import State
+    from router.gateway.tally import Tally
     from router.gateway.target import Target
 
 
-def chooser_for(state: State, lane: Lane, extras: DeploymentExtras) -> Chooser | None:
+def chooser_for(state: State, replicas: Replicas, tally: Tally, extras: DeploymentExtras) -> Chooser | None:
     """What `extras` wish for; None where that is nothing."""
     if not extras.slow_start_seconds and extras.affinity is None and not state.settings.zone:
         return None
-    chooser = Chooser(state, lane, extras)
-    chooser.renew(lane.chooser)
+    chooser = Chooser(state, replicas, tally, extras)
+    chooser.renew(replicas.chooser)
     return chooser
 
 
 class Chooser:
-    """The wishes of one deployment, for one lane."""
+    """The wishes of one deployment, in one worker."""
 
-    __slots__ = ("_lane", "_nearby", "_nearness", "_state", "_warmth")
+    __slots__ = ("_nearby", "_nearness", "_replicas", "_state", "_warmth")
 
-    def __init__(self, state: State, lane: Lane, extras: DeploymentExtras) -> None:
+    def __init__(self, state: State, replicas: Replicas, tally: Tally, extras: DeploymentExtras) -> None:
         self._state = state
-        self._lane = lane
+        self._replicas = replicas
         self._warmth = Warmth(extras.slow_start_seconds)
         self._nearby = Nearby(state.settings.zone) if state.settings.zone else None
-        self._nearness = Nearness(lane, extras.affinity) if extras.affinity is not None else None
+        self._nearness = Nearness(replicas, tally, extras.affinity) if extras.affinity is not None else None
 
     def renew(self, before: Chooser | None) -> None:
-        """Take the lane's present replicas, and what is known about them from the chooser `before`."""
-        ready = self._lane.ready
+        """Take the present replicas, and what is known about them from the chooser `before`."""
+        ready = self._replicas.ready
         self._warmth.renew(ready, before._warmth if before is not None else None)
         if self._nearness is not None:
             self._nearness.renew(ready, before._nearness if before is not None else None)
@@ -56,10 +57,10 @@ class Chooser:
 
     def claim(self, exchange: Exchange) -> Target | None:
         """A place for `exchange`; None where every replica is full."""
-        lane, nearness = self._lane, self._nearness
-        usable = lane.usable
+        replicas, nearness = self._replicas, self._nearness
+        usable = replicas.usable
         if len(usable) < 2:
-            return lane.claim()
+            return replicas.claim()
         uneven = self._warmth.is_uneven(usable)
         key = nearness.key(exchange) if nearness is not None else b""
         if nearness is not None and key:
@@ -68,7 +69,7 @@ class Chooser:
         target = self._near_by(usable)
         if target is None:
             target = self._by_share(usable, self._warmth) if uneven else None
-        target = target if target is not None else lane.claim()
+        target = target if target is not None else replicas.claim()
         if nearness is not None and target is not None:
             exchange.reply.add_cookie(nearness.cookie(target, exchange.request_id))
         return target
@@ -80,7 +81,7 @@ class Chooser:
         if found is None:
             return None
         near, warmth = found
-        concurrency = self._lane.concurrency
+        concurrency = self._replicas.concurrency
         if len(near) == 1:
             return near[0] if near[0].claim(concurrency) else None
         if warmth.is_uneven(near):
@@ -93,12 +94,12 @@ class Chooser:
 
     def _least_loaded(self, usable: list[Target]) -> Target | None:
         """Its load is never above the mean, so it is within any bound."""
-        best = least_loaded([target.load() for target in usable], self._lane.concurrency)
-        return usable[best] if best is not None and usable[best].claim(self._lane.concurrency) else None
+        best = least_loaded([target.load() for target in usable], self._replicas.concurrency)
+        return usable[best] if best is not None and usable[best].claim(self._replicas.concurrency) else None
 
     def _by_share(self, usable: list[Target], warmth: Warmth) -> Target | None:
         """A place at one of two drawn by their shares."""
-        chance, concurrency = self._state.chance, self._lane.concurrency
+        chance, concurrency = self._state.chance, self._replicas.concurrency
         one, other = two_by_share(warmth.sums, chance(), chance())
         first, second = usable[one], usable[other]
         if not lighter(first.load(), warmth.shares[one], second.load(), warmth.shares[other]):

@@ -1,4 +1,4 @@
-"""How often each replica of a lane errs beside the others, over the last half to whole window (`policy.ejection`).
+"""How often each replica of a deployment errs beside the others, over the last half to whole window (`policy.ejection`).
 
 Nothing is done for a good answer but the count that is kept anyway. After an error, a few times a second at most, the counts are
 compared with what they were when the window began.
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 from router.policy import ejection
 
 if TYPE_CHECKING:
-    from router.gateway.lane import Lane
+    from router.gateway.replicas import Replicas
     from router.gateway.target import Target
 
 _APART_NS = 100_000_000
-"""Between two looks at one lane."""
+"""Between two looks."""
 
 
 class Comparison:
-    """Of one lane's replicas, in one worker."""
+    """Of the replicas of one deployment, in one worker."""
 
-    __slots__ = ("_begin", "_lane", "_looked_ns", "_middle", "_middle_ns")
+    __slots__ = ("_begin", "_looked_ns", "_middle", "_middle_ns", "_replicas")
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
         self._begin: dict[str, tuple[int, int]] = {}
         """Replica → (good answers, errors) when the window began; one that is not there was not there."""
         self._middle: dict[str, tuple[int, int]] = {}
@@ -39,7 +39,7 @@ class Comparison:
             return False
         self._looked_ns = now
         good = errors = all_good = all_errors = 0
-        for one in self._lane.ready:
+        for one in self._replicas.ready:
             good_before, errors_before = self._begin.get(one.id, (0, 0))
             if one is target:
                 good, errors = one.good - good_before, one.bad - errors_before
@@ -61,7 +61,7 @@ class Comparison:
         half = int(ejection.LAGGING_WINDOW_SECONDS * 5e8)
         if now - self._middle_ns < half:
             return
-        here = {one.id: (one.good, one.bad) for one in self._lane.ready}
+        here = {one.id: (one.good, one.bad) for one in self._replicas.ready}
         # Where the last error was long ago, what went well before this one says nothing about now.
         fresh = now - self._middle_ns >= 2 * half
         self._begin = here if fresh else self._middle

@@ -49,7 +49,7 @@ def spare(state: State) -> None:
     count = 0
     for endpoint in set(state.table.names.values()):
         for lane in endpoint.lanes.values():
-            count += lane.drop_idle()
+            count += lane.replicas.drop_idle()
     if count:
         _SAY.warning(
             "idle_dropped", "idle connections to replicas were closed to have room for others", connections=count

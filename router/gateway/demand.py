@@ -165,7 +165,7 @@ def _row(lane: Lane, now: int) -> DemandRow:
     # Those in service have paid their start already and pay up to now; the next window begins with that on credit.
     busy = lane.busy_ns + lane.in_service * now
     lane.busy_ns -= busy
-    waiting = len(lane.queue)
+    waiting = len(lane.queue.waiting)
     row = DemandRow(
         deployment=lane.name,
         arrivals=lane.arrivals,
@@ -174,7 +174,7 @@ def _row(lane: Lane, now: int) -> DemandRow:
         rejected=lane.rejected,
         in_flight=lane.in_service,
         queued=waiting,
-        oldest_wait_seconds=(now - lane.oldest_arrival()) / 1e9 if waiting else 0.0,
+        oldest_wait_seconds=(now - lane.queue.oldest_arrival()) / 1e9 if waiting else 0.0,
         busy_seconds=busy / 1e9,
         latency=tuple(lane.latency) if lane.latency else (),
         wait=tuple(lane.wait) if lane.wait else (),

@@ -232,7 +232,7 @@ class Exchange:
         assert endpoint is not None
         if self.stage == WAITING:
             self._waits_no_longer()
-            lane.leave_queue(self)
+            lane.queue.leave(self)
         lane.leave(self)
         self.lane = None
         self.stage = NEW
@@ -460,7 +460,7 @@ class Exchange:
     def _next_step(self, failure: Failure, lane: Lane) -> Next:
         replayable, repeated = self.request.is_replayable(), bool(self.flags & _RETRIED)
         step = after(failure, replayable=replayable, repeated=repeated, refreshed=self._refreshed)
-        if step is Next.ELSEWHERE and failure is not Failure.REFUSED and not lane.budget.spend(lane.good, lane.allowed):
+        if step is Next.ELSEWHERE and failure is not Failure.REFUSED and not lane.may_repeat():
             return Next.GIVE_UP
         return step
 
@@ -581,7 +581,7 @@ class Exchange:
         if lane is not None:
             if stage == WAITING:
                 self._waits_no_longer()
-                lane.leave_queue(self)
+                lane.queue.leave(self)
             if self.counted:
                 lane.leave(self)
         if endpoint is not None and endpoint.limiter is not None:

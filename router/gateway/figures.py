@@ -53,7 +53,7 @@ def families(counters: Counters, refusals: Refusals, endpoints: Iterable[Endpoin
     out = dict.fromkeys(Out, 0.0)
     for endpoint in endpoints:
         for lane in endpoint.lanes.values():
-            for target in lane.ready:
+            for target in lane.replicas.ready:
                 if target.standing.out is not None:
                     out[target.standing.out] += 1
     words = "Replicas that are ready and are left alone now"

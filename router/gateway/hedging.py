@@ -76,14 +76,14 @@ class Hedges:
 
     def _begin(self, exchange: Exchange) -> None:
         lane = self._lane
-        others = [target for target in lane.usable if target is not exchange.target]
-        if not others or lane.queue or not self._allowance.spend():
+        others = [target for target in lane.replicas.usable if target is not exchange.target]
+        if not others or lane.queue.waiting or not self._allowance.spend():
             return
         target = others[0]
         if len(others) > 1:
             one, other = two_of(len(others), self._state.chance(), self._state.chance())
             target = others[one] if others[one].load() <= others[other].load() else others[other]
-        if not target.claim(lane.concurrency):
+        if not target.claim(lane.replicas.concurrency):
             return
         second = self._seconds[exchange] = Second(exchange, target)
         self._state.counters.hedged += 1

@@ -1,4 +1,4 @@
-"""The replicas of a lane by zone, dealt as seen from the gateway's own one (`policy.zones`)."""
+"""The replicas of a deployment by zone, dealt as seen from the gateway's own one (`policy.zones`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Nearby:
-    """Worked out once for each change of a lane's replicas."""
+    """Worked out once for each change of the replicas."""
 
     __slots__ = ("_groups", "_seen", "_zone")
 
@@ -25,7 +25,7 @@ class Nearby:
     def group(self, usable: list[Target], warmth: Warmth, chance: float) -> tuple[list[Target], Warmth] | None:
         """The replicas of the zone whose turn it is; None where zones say nothing.
 
-        `usable` is made anew by the lane for each change; `chance` in [0, 1).
+        `usable` is made anew for each change; `chance` in [0, 1).
         """
         if usable is not self._seen:
             self._seen = usable

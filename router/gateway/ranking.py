@@ -62,7 +62,7 @@ class Ranking:
 
     def enter(self, exchange: Exchange) -> None:
         """Put it into the queue at its place."""
-        queue = self._lane.queue
+        queue = self._lane.queue.waiting
         queue.insert(bisect_right(queue, _place(exchange), key=_place), exchange)
 
     def show(self) -> None:
@@ -72,7 +72,7 @@ class Ranking:
 
     def _last(self, *, held: bool = False) -> Exchange | None:
         """The newest of the lowest class that waits for its turn (`held`: for a first replica), if that is not the highest."""
-        for exchange in reversed(self._lane.queue):
+        for exchange in reversed(self._lane.queue.waiting):
             if not exchange.rank:
                 return None
             if exchange.held is held:
@@ -82,7 +82,7 @@ class Ranking:
     def make_room(self, exchange: Exchange) -> bool:
         """Let in `exchange`, which found everything full, instead of one of a lower class; whether there was one."""
         lane = self._lane
-        if not lane.usable or lane.full():
+        if not lane.replicas.usable or lane.backlog.is_full():
             last = self._last(held=True)
             if last is None or last.rank <= exchange.rank:
                 return False
@@ -112,5 +112,5 @@ class Ranking:
     def shed(self) -> None:
         """Another worker has let in one of a higher class over the limit: make room for it."""
         lane = self._lane
-        while lane.usable and lane.present_everywhere() > lane.allowed and self._last() is not None:
+        while lane.replicas.usable and lane.tally.present_everywhere() > lane.allowed and self._last() is not None:
             self._shed_one()

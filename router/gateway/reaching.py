@@ -67,19 +67,19 @@ async def reach(state: State, target: Target, protocol: str, factory: Callable[[
     """Who speaks on the new connection, `protocol` by ALPN's name; its handshake is over. Raises `OSError`."""
     host, port = target.address
     loop = asyncio.get_running_loop()
-    lane = target.lane
-    if not lane.secure:
+    replicas = target.replicas
+    if not replicas.secure:
         _, speaker = await loop.create_connection(lambda: cast("asyncio.Protocol", factory()), host, port)
         return cast("Speaker", speaker)
     context = state.trust.context(protocol)
-    wire = Reaching(factory, context, lane.server_name or host, state.wheel)
+    wire = Reaching(factory, context, replicas.server_name or host, state.wheel)
     try:
         await loop.create_connection(lambda: cast("asyncio.Protocol", wire), host, port)
         return await wire.done
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "") or error.reason or str(error)
         text = "a replica's TLS handshake failed"
-        _SAY.warning("handshake", text, replica=target.id, deployment=lane.name, reason=reason)
+        _SAY.warning("handshake", text, replica=target.id, deployment=replicas.deployment, reason=reason)
         raise
     finally:
         wire.give_up()

@@ -68,7 +68,9 @@ class Refusal(enum.Enum):
         return self.value[3]
 
 
-STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus
+}
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

@@ -41,7 +41,7 @@ class Split:
         self._lanes = lanes
         self._weights = tuple(lane.weight for lane in lanes)
         self._cells = state.board.cells
-        self._own = tuple(state.board.row + lane.balance for lane in lanes)
+        self._own = tuple(state.board.row + lane.tally.balance for lane in lanes)
         self._steps = state.board.steps
 
     def next(self) -> Lane | None:
@@ -252,7 +252,7 @@ class Endpoint:
 
     def _reroute(self, lane: Lane) -> None:
         """Who waits for a deployment that has no traffic any more, and did not name it, chooses again."""
-        for exchange in list(lane.queue):
+        for exchange in list(lane.queue.waiting):
             if not exchange.named or lane.name not in self.lanes:
                 exchange.choose_again()
 
@@ -289,7 +289,7 @@ class Endpoint:
         # Who is sent back by a dying replica finds nothing to choose from any more.
         self.split, self.stick = Split(self._state, ()), None
         for lane in lanes.values():
-            for exchange in list(lane.queue):
+            for exchange in list(lane.queue.waiting):
                 exchange.endpoint_deleted()
             lane.close()
 

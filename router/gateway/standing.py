@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from router.policy import ejection
 
 if TYPE_CHECKING:
-    from router.gateway.lane import Lane
+    from router.gateway.replicas import Replicas
     from router.gateway.target import Target
 
 
@@ -29,10 +29,12 @@ class Out(enum.Enum):
 class Standing:
     """One replica's, in one worker."""
 
-    __slots__ = ("_failures", "_knocking", "_lane", "_mark", "_spells", "_target", "_timer", "errors", "out", "suspect")
+    __slots__ = (
+        "_failures", "_knocking", "_mark", "_replicas", "_spells", "_target", "_timer", "errors", "out", "suspect",
+    )  # fmt: skip
 
-    def __init__(self, lane: Lane, target: Target) -> None:
-        self._lane = lane
+    def __init__(self, replicas: Replicas, target: Target) -> None:
+        self._replicas = replicas
         self._target = target
         self.out: Out | None = None
         """None: it gets requests."""
@@ -41,7 +43,7 @@ class Standing:
         self.suspect = False
         """Whether a good answer is news: there were errors, or it is on trial."""
         self._mark = 0
-        """Good answers of the whole lane when it became suspect."""
+        """Good answers of all replicas when it became suspect."""
         self._failures = 0
         self._spells = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -86,23 +88,23 @@ class Standing:
 
     def erred(self) -> None:
         """An answer that is the server's fault, none in time, or a connection that died before one."""
-        lane = self._lane
+        replicas = self._replicas
         if not self.suspect:
-            self._mark = lane.good
+            self._mark = replicas.good
         self.errors += 1
         self._target.bad += 1
         self.suspect = True
         if self.out is not None or not self._target.present:
             return
-        if ejection.errs(self.errors, lane.good - self._mark, on_trial=self._spells > 0):
+        if ejection.errs(self.errors, replicas.good - self._mark, on_trial=self._spells > 0):
             why = Out.ERRING
-        elif lane.comparison.lags(self._target):
+        elif replicas.comparison.lags(self._target):
             why = Out.LAGGING
         else:
             return
-        if ejection.can_spare(len(lane.ready) - len(lane.usable), len(lane.ready)):
+        if ejection.can_spare(len(replicas.ready) - len(replicas.usable), len(replicas.ready)):
             self._spells += 1
-            lane.comparison.forget(self._target)
+            replicas.comparison.forget(self._target)
             self._leave_alone(why, ejection.erring_seconds(self._spells))
 
     def pardon(self) -> None:
@@ -125,9 +127,9 @@ class Standing:
     def _leave_alone(self, why: Out, seconds: float) -> None:
         self._clear()
         self.out = why
-        self._lane.left_alone(why)
+        self._replicas.left_alone(why)
         self._wait(seconds, self._knock if why is Out.UNREACHABLE else self._on_trial)
-        self._lane.refresh()
+        self._replicas.refresh()
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, then)
@@ -139,7 +141,7 @@ class Standing:
     def _back(self) -> None:
         self._timer = None
         self.out = None
-        self._lane.refresh()
+        self._replicas.refresh()
 
     def _clear(self) -> None:
         self.out = None

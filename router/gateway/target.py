@@ -15,7 +15,7 @@ from router.policy.retrying import Failure
 if TYPE_CHECKING:
     from router.gateway.ends import Far, Speaker
     from router.gateway.exchange import Exchange
-    from router.gateway.lane import Lane
+    from router.gateway.replicas import Replicas
     from router.gateway.state import State
 
 _SPARINGS: Final = 100
@@ -30,12 +30,14 @@ class Target:
 
     __slots__ = (
         "_connecting", "_state", "address", "answers", "bad", "cell", "column", "connections", "draining", "good", "id",
-        "idle", "in_flight", "lane", "present", "ready_ns", "standing", "steps", "zone",
+        "idle", "in_flight", "present", "ready_ns", "replicas", "standing", "steps", "zone",
     )  # fmt: skip
 
-    def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
+    def __init__(
+        self, state: State, replicas: Replicas, replica_id: str, address: tuple[str, int], column: int
+    ) -> None:
         self._state = state
-        self.lane = lane
+        self.replicas = replicas
         self.answers = state.answers
         self.id = replica_id
         self.address = address
@@ -58,7 +60,7 @@ class Target:
         self.ready_ns = 0
         """When the backend saw it become ready (Unix); 0 = nobody says."""
         self.zone = ""
-        self.standing = Standing(lane, self)
+        self.standing = Standing(replicas, self)
 
     def understand(self, raw: bytes) -> Answer:
         """The answer that the head `raw` begins. Raises `ValueError`."""
@@ -95,7 +97,7 @@ class Target:
         self.in_flight -= 1
         self._state.board.cells[self.cell] -= 1
         if not self.in_flight and not self.present:
-            self.lane.retire(self)
+            self.replicas.retire(self)
 
     def take(self) -> Far | None:
         """The connection that was used last, if one is idle."""

@@ -80,7 +80,7 @@ class Tracer:
             parts = [
                 text("server.address", host),
                 whole("server.port", port),
-                text("network.protocol.version", "2" if target.lane.http2 else "1.1"),
+                text("network.protocol.version", "2" if target.replicas.http2 else "1.1"),
                 text("tidegate.replica", target.id),
             ]
             if len(self._targets) >= MOST_KEPT:

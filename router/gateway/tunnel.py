@@ -251,7 +251,7 @@ class Tunnel:
 
     def drain(self) -> None:
         """The replica is to go: end before that."""
-        self._die_at = min(self._die_at, time.monotonic_ns() + int(self.target.lane.drain_ns * _DRAIN_SHARE))
+        self._die_at = min(self._die_at, time.monotonic_ns() + int(self.target.replicas.drain_ns * _DRAIN_SHARE))
         if self._die_at < self.deadline and not self._closing:
             self._state.wheel.arm(self, self._die_at)
 

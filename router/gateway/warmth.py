@@ -1,4 +1,4 @@
-"""The shares that the replicas of a lane get while they are new (`policy.warming`)."""
+"""The shares that the replicas of a deployment get while they are new (`policy.warming`)."""
 
 from __future__ import annotations
 

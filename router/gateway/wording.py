@@ -47,7 +47,7 @@ def deployment_failed(lane: Lane) -> Told:
 
 def too_many(lane: Lane) -> Told:
     """The deployment, or where it has no replica the room to wait for one, is full."""
-    if not lane.usable or lane.full():
+    if not lane.usable or lane.backlog.is_full():
         return Refusal.TOO_MANY_HELD, f"deployment {lane.name}: too many requests wait for a first replica"
     text = "requests are in flight or queued, which is 2 x max_concurrent_requests_per_instance x instances"
     return Refusal.TOO_MANY, f"deployment {lane.name}: more than {lane.allowed} {text}"

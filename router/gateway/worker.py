@@ -330,10 +330,7 @@ class _Worker:
         self._state.board.renew()
         for endpoint in list(self._state.awake):  # wherever something waits
             for lane in list(endpoint.lanes.values()):
-                if lane.queue:
-                    if lane.ranking is not None:
-                        lane.ranking.shed()
-                    lane.pump()
+                lane.queue.rung()
 
     async def _close(self) -> None:
         """Everything this worker opened, in order, also after a failure."""

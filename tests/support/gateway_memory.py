@@ -196,7 +196,7 @@ class MemoryGateway:
         now = Conversation()
         self.target.drop_idle()
         self.target.standing.trust_again()
-        self.target.lane.refresh()
+        self.target.replicas.refresh()
         self.target.now, self.target.reply = now, reply
         down = Downstream(self.state)
 
@@ -229,7 +229,7 @@ class MemoryGateway:
         now = Conversation()
         self.target.drop_idle()
         self.target.standing.trust_again()
-        self.target.lane.refresh()
+        self.target.replicas.refresh()
         self.target.now, self.target.reply = now, answer_ok
         serving = Serving(self.state)
 
@@ -307,9 +307,9 @@ async def memory_gateway(folder: Path, *, open_to_all: bool = False) -> AsyncIte
     ready = Replica("r", "127.0.0.1", 1, ReplicaState.READY, "t")
     sets = {"blue": DeploymentReplicas(1, 1, Phase.READY, replicas=(ready,))}
     endpoint.apply_replicas(EndpointReplicas("demo", 1, 1, 1, sets))
-    lane = endpoint.lanes["blue"]
-    target = MemoryTarget(state, lane, "r", ("127.0.0.1", 1), lane.ready[0].column)
-    lane.ready, lane.usable = [target], [target]
+    replicas = endpoint.lanes["blue"].replicas
+    target = MemoryTarget(state, replicas, "r", ("127.0.0.1", 1), replicas.ready[0].column)
+    replicas.ready, replicas.usable = [target], [target]
     kind: type[Table[Endpoint]] = Everywhere if open_to_all else Table
     state.table = kind({b"demo": endpoint}, {b"demo.localhost": endpoint})
     try:

@@ -15,7 +15,7 @@ from router.runtime.telemetry import Limited
 if TYPE_CHECKING:
     from router.gateway.ends import Far, Speaker
     from router.gateway.exchange import Exchange
-    from router.gateway.lane import Lane
+    from router.gateway.replicas import Replicas
     from router.gateway.state import State
 
 _SAY = Limited(logging.getLogger(__name__))
@@ -26,8 +26,10 @@ class Http2Target(Target):
 
     __slots__ = ("_opening", "_waiting", "calling", "sessions")
 
-    def __init__(self, state: State, lane: Lane, replica_id: str, address: tuple[str, int], column: int) -> None:
-        super().__init__(state, lane, replica_id, address, column)
+    def __init__(
+        self, state: State, replicas: Replicas, replica_id: str, address: tuple[str, int], column: int
+    ) -> None:
+        super().__init__(state, replicas, replica_id, address, column)
         self.sessions: set[Calling] = set()
         """Connections that take requests."""
         self.calling: set[Calling] = set()
