@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from router.contract.events import Outcome
+from router.gateway.sides import Side
 from router.gateway.timers import NEVER
 from router.policy.websocket import GOING_AWAY, INTERNAL_ERROR, PING, Scanner, closing, frame
 
@@ -39,92 +40,6 @@ _UPSTREAM_FAILED, _CLIENT_ABORTED, _REFUSED = (
     int(Outcome.CLIENT_ABORTED),
     int(Outcome.REFUSED),
 )
-
-
-class Side:
-    """One of the two ends: what comes from it goes through `scanner` to the other. A protocol by its methods alone."""
-
-    __slots__ = (
-        "asked", "count", "cut_off", "heard", "is_near", "lost", "other", "paused_since", "said", "scanner", "told", "transport",
-        "tunnel",
-    )  # fmt: skip
-
-    def __init__(
-        self, tunnel: Tunnel, transport: asyncio.Transport, scanner: Scanner, now: int, *, is_near: bool
-    ) -> None:
-        self.tunnel = tunnel
-        self.transport = transport
-        self.scanner = scanner
-        self.other: Side = self  # until there is the other
-        self.is_near = is_near
-        """Whether it is the caller's."""
-        self.heard = now
-        self.asked = 0
-        """When it was last sent a ping that it has to answer; monotonic, 0 = never."""
-        self.count = 0
-        """Bytes that came from it."""
-        self.paused_since = 0
-        """Since when it takes nothing; 0 = it does."""
-        self.said = False
-        """It says nothing more: its close frame has come, or the end of its connection."""
-        self.told = False
-        """It hears nothing more: a close frame has gone to it, or none can."""
-        self.cut_off = False
-        """It will not say that it has understood, so it is told by the end of the connection too."""
-        self.lost = False
-
-    @property
-    def over(self) -> bool:
-        """Nothing more is owed to it, nor by it."""
-        return self.said and self.told
-
-    def data_received(self, data: bytes) -> None:
-        """Frames, in any pieces."""
-        self.count += len(data)
-        scanner, other = self.scanner, self.other
-        if scanner.over:
-            return
-        now = self.heard = time.monotonic_ns()
-        pieces = scanner.feed(data)
-        if pieces:
-            other.write(pieces)
-        if scanner.saw_data:
-            scanner.saw_data = False
-            self.tunnel.active = now
-        if scanner.saw_ping:
-            scanner.saw_ping = False
-            if other.asked <= other.heard:
-                other.asked = now
-        if scanner.muted or scanner.close_code or scanner.violation is not None:
-            self.tunnel.ends(self, now)
-
-    def write(self, pieces: list[bytes]) -> None:
-        """To this end."""
-        if not self.lost and not self.transport.is_closing():
-            self.transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    def pause_writing(self) -> None:
-        """It reads slower than the other sends."""
-        self.paused_since = time.monotonic_ns()
-        if not self.other.lost and not self.other.transport.is_closing():
-            self.other.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """It has caught up."""
-        self.paused_since = 0
-        self.other.heard = time.monotonic_ns()  # whatever it said meanwhile was not read
-        if not self.other.lost and not self.other.transport.is_closing():
-            self.other.transport.resume_reading()
-
-    def eof_received(self) -> bool:
-        """It sends nothing more."""
-        self.tunnel.gone(self)
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self.lost = True
-        self.tunnel.lost(self, exc)
 
 
 class Tunnel:
