@@ -29,6 +29,8 @@ INTERPRETED = (
     "router/gateway/certificate_store.py",
     "router/gateway/certificates.py",
     "router/gateway/handover.py",
+    "router/gateway/listening.py",
+    "router/gateway/reports.py",
     "router/gateway/worker.py",
 )
 """But for these: the first two by need, the others because they would gain nothing."""

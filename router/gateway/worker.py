@@ -15,18 +15,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from router.gateway import downstream, handover
+from router.gateway import downstream, handover, listening
 from router.gateway.board import Board
 from router.gateway.certificate_store import served
 from router.gateway.connections import Connections, most_connections
-from router.gateway.demand import Reporter
 from router.gateway.discovery import Discovery
 from router.gateway.doorbell import Doorbell
 from router.gateway.downstream import Downstream
 from router.gateway.entrance import PROTOCOLS, Entering, Entrance
 from router.gateway.figures import families
 from router.gateway.guard import Guard
-from router.gateway.records import renew_clock
+from router.gateway.reports import Reports
 from router.gateway.state import State
 from router.gateway.tee import Tee
 from router.gateway.timers import Wheel
@@ -46,16 +45,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG = 4096
-_SHADOWS_EVERY_SECONDS = 1.0
 _TEE_CLOSE_SECONDS = 1.0
 _COURIER_CLOSE_SECONDS = 1.0
 _EXPORTER_CLOSE_SECONDS = 1.0
-_COUNTED_SECONDS = 1.0
-"""Longest wait until the other workers have seen that there is one more."""
-_GATHER_SECONDS = 0.005
-"""A queue that has just begun is reported after this long: a burst takes some turns of the loop to arrive."""
-_APART_NS = 20_000_000
-"""Two reports of one endpoint are this far apart, when it is only for a queue: it may come and go with every request."""
 _QUIET_NS = 500_000_000
 """A connection that has been quiet this long is closed at the stop; one in use ends with its next answer."""
 
@@ -71,7 +63,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready
     settings.data.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = settings.take_over
     inherited = await handover.ask(handover.door(settings.data.run, settings.worker), settings.port) if beside else None
-    listener = inherited.listener if inherited is not None else _bind(settings)
+    listener = inherited.listener if inherited is not None else listening.bind(settings)
     board: Board | None = None
     try:
         # Waiting for the row's lock (a predecessor that is still draining) must not stop the loop.
@@ -88,23 +80,6 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event, on_ready
             inherited.close()
         if board is not None:
             board.close()
-
-
-def _bind(settings: GatewaySettings) -> socket.socket:
-    """The worker's own socket on the shared port; it refuses nobody before it listens."""
-    family, kind, proto, _, address = socket.getaddrinfo(
-        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.setblocking(False)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _exporter(settings: GatewaySettings, boot: str) -> Exporter | None:
@@ -170,11 +145,8 @@ class _Worker:
             self._state.tracer = Tracer(self._exporter.offer, settings.trace_share, random.random, settings.scheme)
         self._discovery = Discovery(self._state)
         self._courier = Courier(settings.autoscaler, self._discovery.take_replicas, credentials=settings.credentials)
-        self._reporter = Reporter(log, self._courier.hand, self._state.awake)
+        self._reports = Reports(self._state, self._discovery, self._courier.hand)
         self._caught_up = asyncio.Event()
-        self._records_due = self._shadows_due = 0.0
-        self._due: dict[str, asyncio.TimerHandle] = {}
-        """Endpoints that are to be reported before their time."""
 
     def vitals(self) -> list[Family]:
         """What this worker counts about itself. Costs nothing before somebody asks."""
@@ -197,7 +169,7 @@ class _Worker:
                 background = [
                     group.create_task(self._discovery.follow(self._log, self._caught_up.set), name="discovery"),
                     group.create_task(state.tee.keep_connected(), name="mirror connection"),
-                    group.create_task(self._observe(), name="observers"),
+                    group.create_task(self._reports.keep_on(), name="observers"),
                 ]
                 if self._certificates is not None:
                     background.append(group.create_task(self._certificates.follow(), name="certificates"))
@@ -214,7 +186,7 @@ class _Worker:
             await self._close()
 
     async def _listen_until(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        await self._be_counted()
+        await listening.be_counted(self._state.board, self._state.doorbell)
         server = await self._loop.create_server(self._near_side, sock=self._listener, backlog=_BACKLOG)
         gc.collect()
         gc.freeze()
@@ -237,41 +209,11 @@ class _Worker:
         finally:
             self._state.ready = False
             self._state.stopping = self._state.closing = True
-            await self._accept_the_rest(server)
-
-    async def _be_counted(self) -> None:
-        """Let the other workers see our row before the first request: what they do not count could be too much."""
-        board, doorbell = self._state.board, self._state.doorbell
-        for row in board.others():
-            doorbell.ring(row)
-        until = self._loop.time() + _COUNTED_SECONDS
-        while not board.is_seen() and self._loop.time() < until:  # noqa: ASYNC110 -- of other processes
-            await asyncio.sleep(0.005)
+            await listening.end(server, self._listener, None if self._handed_over else self._near_side)
 
     def _near_side(self) -> asyncio.Protocol:
         near = Downstream(self._state) if self._entrance is None else Entering(self._entrance)
         return cast("asyncio.Protocol", near)
-
-    async def _accept_the_rest(self, server: asyncio.Server) -> None:
-        """Stop accepting, without losing those that the kernel has accepted already.
-
-        The socket listens until its last descriptor is closed, so the server's goes first. A handshake that completes
-        between the last look and the close is still lost; `net.ipv4.tcp_migrate_req=1` hands it to another worker.
-        """
-        rest = self._listener.dup()
-        rest.setblocking(False)
-        server.close()
-        try:
-            while self._listener.fileno() >= 0:  # noqa: ASYNC110 -- uvloop closes it in a later turn and says nothing
-                await asyncio.sleep(0)
-            while not self._handed_over:
-                connection, _ = rest.accept()
-                connection.setblocking(False)
-                await self._loop.connect_accepted_socket(self._near_side, connection)
-        except BlockingIOError:
-            pass
-        finally:
-            rest.close()
 
     async def _drain(self) -> None:
         """Let what is under way end by itself, as long as the settings allow."""
@@ -289,42 +231,11 @@ class _Worker:
             connection.transport.abort()
         await asyncio.sleep(0)
 
-    async def _observe(self) -> None:
-        """Hand demand and records to the log, every period."""
-        while True:
-            await asyncio.sleep(self._settings.demand_period_seconds)
-            self._flush()
-
-    def _flush(self, *, everything: bool = False) -> None:
-        renew_clock()
-        self._state.renew_date()
-        self._state.board.renew()
-        leaving = self._discovery.leaving
-        self._reporter.turn(self._discovery.endpoints, leaving, time.monotonic_ns(), everything=everything)
-        for name in [name for name, one in leaving.items() if not one.leaving and not one.replicas]:
-            del leaving[name]
-        now = self._loop.time()
-        if everything or now >= self._records_due:
-            self._records_due = now + self._settings.record_period_seconds
-            ledgers = self._state.ledgers
-            while ledgers:
-                ledgers.pop().flush()
-        if now >= self._shadows_due:
-            self._shadows_due = now + _SHADOWS_EVERY_SECONDS
-            self._state.tee.report()
-
     def _report_now(self, endpoint: Endpoint) -> None:
-        self._reporter.report(endpoint, time.monotonic_ns())
+        self._reports.now(endpoint)
 
     def _report_soon(self, endpoint: Endpoint) -> None:
-        if endpoint.name not in self._due:
-            rest_ns = endpoint.last_report_ns + _APART_NS - time.monotonic_ns()
-            delay = max(_GATHER_SECONDS, rest_ns / 1e9)
-            self._due[endpoint.name] = self._loop.call_later(delay, self._report_due, endpoint)
-
-    def _report_due(self, endpoint: Endpoint) -> None:
-        del self._due[endpoint.name]
-        self._report_now(endpoint)
+        self._reports.soon(endpoint)
 
     def _on_ring(self) -> None:
         self._state.board.renew()
@@ -336,15 +247,14 @@ class _Worker:
         """Everything this worker opened, in order, also after a failure."""
         state = self._state
         self._guard.close()
-        for timer in self._due.values():
-            timer.cancel()
+        self._reports.close()
         for connection in list(state.connections):
             connection.transport.abort()
         for endpoint in self._discovery.endpoints.values():
             endpoint.abort()
         await state.tee.close(_TEE_CLOSE_SECONDS)
         await asyncio.sleep(0)
-        self._flush(everything=True)
+        self._reports.flush(everything=True)
         await self._courier.close(_COURIER_CLOSE_SECONDS)
         if self._exporter is not None:
             await self._exporter.close(_EXPORTER_CLOSE_SECONDS)
