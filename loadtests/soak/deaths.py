@@ -53,33 +53,25 @@ class Deaths:
     done: Counter[str] = field(default_factory=Counter)
     _number: int = 0
 
-    def all(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        """Everything that may happen now, by name."""
-        everything: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("gateway workers killed", self.worker_killed),
-            ("gateway workers reloaded", self.worker_reloaded),
-            ("gateway workers stalled", self.worker_stalled),
-            ("replicas killed", self.replica_killed),
-            *(
-                (f"{role} killed", functools.partial(self.role_killed, role))
-                for role in ROLES
-                if self.may_replace(role)
-            ),
-            *(
-                (("gateways under TLS taken over", self.taken_over), ("and killed then", self.taken_over_and_killed))
-                if self.may_replace(beside.NAME)
-                else ()
-            ),
-            ("certificates renewed", functools.partial(self.beside.renewed, self.scene)),
-            ("mirror stalled", functools.partial(self.stalled, "mirror", 2)),
-            ("settings changed", self.settings_changed),
-            ("replicas replaced by a new revision", self.replaced),
-            ("deployments added and removed", self.comes_and_goes),
-            ("scaled out and in", self.scaled),
-            ("woken from zero", self.woken),
-            ("deployments restarted", self.restarted),
+    def all(self) -> list[tuple[str, str, Callable[[], Awaitable[None]]]]:
+        """Everything that may happen: its name, the role whose process is replaced by it, if it is one alone, and how."""
+        return [
+            ("gateway workers killed", "", self.worker_killed),
+            ("gateway workers reloaded", "", self.worker_reloaded),
+            ("gateway workers stalled", "", self.worker_stalled),
+            ("replicas killed", "", self.replica_killed),
+            *((f"{role} killed", role, functools.partial(self.role_killed, role)) for role in ROLES),
+            ("gateways under TLS taken over", beside.NAME, self.taken_over),
+            ("gateways under TLS taken over and killed", beside.NAME, self.taken_over_and_killed),
+            ("certificates renewed", "", functools.partial(self.beside.renewed, self.scene)),
+            ("mirror stalled", "", functools.partial(self.stalled, "mirror", 2)),
+            ("settings changed", "", self.settings_changed),
+            ("replicas replaced by a new revision", "", self.replaced),
+            ("deployments added and removed", "", self.comes_and_goes),
+            ("scaled out and in", "", self.scaled),
+            ("woken from zero", "", self.woken),
+            ("deployments restarted", "", self.restarted),
         ]
-        return everything
 
     async def until_whole(self) -> None:
         """Every role is ready."""
@@ -250,13 +242,15 @@ class Deaths:
         while True:
             everything = self.all()
             self.chance.shuffle(everything)
-            for name, does in everything:
+            for name, role, does in everything:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every_seconds * self.chance.uniform(0.5, 1.5)):
                         await stop.wait()
                 if stop.is_set():
                     return
                 await self.until_whole()
+                if role and not self.may_replace(role):
+                    continue
                 print(f"{self.account.now():7.1f} s  {name}", flush=True)
                 await does()
                 self.done[name] += 1
