@@ -89,13 +89,14 @@ def left_of(data: Path) -> list[str]:
     return found
 
 
-_LISTENS = "0A"
+_TIME_WAIT, _LISTENS = "06", "0A"
+"""States of connections, as the kernel tells them. What is only remembered is in nobody's backlog."""
 
 
 def callers_of(pid: int, port: int) -> frozenset[int]:
     """Far ends of the connections to `port` that are inside process `pid`, and of those that nobody has accepted yet."""
     inodes = _sockets_of(pid) | {"0"}
-    return frozenset(_port(words[2]) for words in _tcp(port) if words[9] in inodes)
+    return frozenset(_port(words[2]) for words in _tcp(port) if words[9] in inodes and words[3] != _TIME_WAIT)
 
 
 def listens(pid: int, port: int) -> bool:
