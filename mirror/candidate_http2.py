@@ -7,10 +7,12 @@ strictness, the same words.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from mirror.candidate import Address, Outgoing, around, unreached
+from mirror.call import Address, Call, Outgoing, Start
+from mirror.candidate import around, unreached
 from mirror.capture import Refused
 from mirror.reading import Lost, Reader, Reply
 from router.policy.chunked import LAST, frame
@@ -29,30 +31,39 @@ _UNSENT_BYTES = 256 << 10
 class Http2Client:
     """Sends shadows and keeps a connection per replica, or a few where it takes few at once."""
 
-    def __init__(self, trust: Trust | None = None) -> None:
+    def __init__(self, start: Start, trust: Trust | None = None) -> None:
         """`trust`: how candidates that speak TLS are known; None: by the system's authorities."""
+        self._start = start
         self._trust = trust or Trust()
         self._sessions: dict[Address, list[Client]] = {}
 
-    async def exchange(
-        self, address: Address, outgoing: Outgoing, reply: Reply, server_name: str | None = None
-    ) -> None:
-        """Send one request and fill `reply`; what goes wrong stands in `reply.error`, only cancellation is raised.
-
-        With a `server_name` over TLS; that must be the name in the certificate, or the address where it is empty.
+    def begin(self, call: Call) -> None:
+        """Send one request and fill its reply. `over` never comes before this returns.
 
         A request that the candidate had not begun when its connection went is sent once more.
         """
+        call.task = self._start(self._carry(call), "shadow stream")
+
+    async def _carry(self, call: Call) -> None:
+        wrong: Exception | None = None
+        try:
+            await self._exchange(call)
+        except Exception as error:
+            wrong = error
+        call.task = None
+        call.over(wrong)
+
+    async def _exchange(self, call: Call) -> None:
+        outgoing = call.outgoing
+        assert outgoing is not None
         for last in (False, True):
             try:
-                shadow = _Shadow(await self._session(address, server_name), outgoing, reply)
+                shadow = _Shadow(await self._session(call.address, call.server_name), outgoing, call.reply)
                 await shadow.run()
-            except _Untouched as untouched:
-                if not last:
-                    continue
-                reply.error = str(untouched)
-            except Lost as error:
-                reply.error = str(error)
+            except _Untouched:
+                if last:
+                    raise
+                continue
             return
 
     def forget(self, keep: Iterable[Address]) -> None:
@@ -169,7 +180,7 @@ class _Shadow(Channel):
             self._whole()
 
     def _first(self) -> None:
-        self._reply.first_byte_at = self._reply.first_byte_at or asyncio.get_running_loop().time()
+        self._reply.first_byte_at = self._reply.first_byte_at or time.monotonic()
 
     def _whole(self) -> None:
         if self._chunked:

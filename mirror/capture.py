@@ -6,13 +6,14 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror.budget import Budget, Grant
 from mirror.comparison import KEEP_BYTES, Body
 
 _CHUNK = 256 << 10
+AT_ONCE_BYTES = 32 << 10
+"""A request body up to this size is sent with its head."""
 
 
 class Refused(Exception):
@@ -32,10 +33,15 @@ def _grow(grant: Grant, size: int) -> None:
 class ResponseCapture:
     """A response body as it comes: kept while it is small, only hashed once it is not."""
 
+    __slots__ = ("_first", "_grant", "_hash", "_keep_bytes", "_kept", "length")
+
     def __init__(self, grant: Grant, keep_bytes: int = KEEP_BYTES) -> None:
         self._grant = grant
         self._keep_bytes = keep_bytes
+        self._first = b""
+        """What came first: often it is all."""
         self._kept = bytearray()
+        """What came then, all of it together: the sender may cut as small as it likes."""
         self._hash: hashlib._Hash | None = None
         self.length = 0
 
@@ -45,46 +51,54 @@ class ResponseCapture:
         if self._hash is not None:
             self._hash.update(data)
         elif self.length > self._keep_bytes:
-            self._hash = hashlib.sha256(self._kept)
+            self._grant.shrink(self.length - len(data))
+            self._hash = hashlib.sha256(self._first + self._kept)
             self._hash.update(data)
-            self._grant.shrink(len(self._kept))
-            self._kept = bytearray()
+            self._first, self._kept = b"", bytearray()
         else:
             _grow(self._grant, len(data))
-            self._kept += data
+            if self._first:
+                self._kept += data
+            else:
+                self._first = data
 
     def body(self, content_type: str, content_encoding: str) -> Body:
         """What was seen, as a value."""
         if self._hash is None:
-            return Body(self.length, bytes(self._kept), "", content_type, content_encoding)
+            kept = self._first + self._kept if self._kept else self._first
+            return Body(self.length, kept, "", content_type, content_encoding)
         return Body(self.length, None, self._hash.hexdigest(), content_type, content_encoding)
 
 
-@dataclass(frozen=True, slots=True)
 class Spill:
-    """Where and how much may go to disk."""
+    """Where and how much may go to disk: request bodies above `memory_bytes` do, those above `exchange_bytes` are dropped
+    as `too_large`.
+    """
 
-    folder: Path
-    budget: Budget
-    exchange_bytes: int
-    """Request bodies above this size are dropped as `too_large`."""
-    memory_bytes: int = 1 << 20
-    """Request bodies above this size go to a temporary file."""
+    __slots__ = ("budget", "exchange_bytes", "folder", "memory_bytes")
+
+    def __init__(self, folder: Path, budget: Budget, exchange_bytes: int, memory_bytes: int = 1 << 20) -> None:
+        self.folder = folder
+        self.budget = budget
+        self.exchange_bytes = exchange_bytes
+        self.memory_bytes = memory_bytes
 
 
-@dataclass(slots=True)
 class RequestBody:
     """A request body: in memory while it is small, in an unlinked temporary file once it is not.
 
     Several candidates read it at the same time, each from its own offset.
     """
 
-    grant: Grant
-    spill: Spill
-    length: int = 0
-    _pieces: list[bytes] = field(default_factory=list)
-    _file: int | None = None
-    _disk: Grant | None = None
+    __slots__ = ("_disk", "_file", "_pieces", "grant", "length", "spill")
+
+    def __init__(self, grant: Grant, spill: Spill) -> None:
+        self.grant = grant
+        self.spill = spill
+        self.length = 0
+        self._pieces: list[bytes] = []
+        self._file: int | None = None
+        self._disk: Grant | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; raises `Refused` when a bound is met or the disk fails."""
@@ -127,6 +141,12 @@ class RequestBody:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
             raise Refused("spill_failed") from error
+
+    def whole(self) -> bytes | None:
+        """The body, where it is short and in memory; else `pieces` gives it."""
+        if self.length > AT_ONCE_BYTES or self._file is not None or (self.length and not self._pieces):
+            return None
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def pieces(self) -> Iterator[bytes]:
         """The whole body, from the start, in pieces of at most 1 MiB; raises `OSError` when it is closed meanwhile."""

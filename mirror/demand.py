@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from router.contract.events import BUCKETS, DemandRow, bucket_of
 
 
-def _histogram() -> list[int]:
-    return [0] * BUCKETS
-
-
-@dataclass(slots=True)
 class Meter:
     """One candidate's window; `row` reads and restarts it."""
 
-    candidate: str
-    in_flight: int = 0
-    arrivals: int = 0
-    completions: int = 0
-    errors: int = 0
-    rejected: int = 0
-    _busy: float = 0.0
-    _since: float = 0.0
-    _latency: list[int] = field(default_factory=_histogram)
-    _wait: list[int] = field(default_factory=_histogram)
+    __slots__ = (
+        "_busy", "_latency", "_since", "_wait", "arrivals", "candidate", "completions", "errors", "in_flight", "rejected",
+    )  # fmt: skip
+
+    def __init__(self, candidate: str) -> None:
+        self.candidate = candidate
+        self.in_flight = 0
+        self.arrivals = 0
+        self.completions = 0
+        self.errors = 0
+        self.rejected = 0
+        self._busy = 0.0
+        self._since = 0.0
+        self._latency = [0] * BUCKETS
+        self._wait = [0] * BUCKETS
 
     def arrived(self) -> None:
         """A shadow is ready to be sent."""
@@ -46,7 +44,7 @@ class Meter:
         self.in_flight -= 1
         if completed:
             self.completions += 1
-            self.errors += failed
+            self.errors += int(failed)
             self._latency[bucket_of(latency_seconds)] += 1
 
     def active(self) -> bool:
@@ -72,7 +70,7 @@ class Meter:
         )
         self.arrivals = self.completions = self.errors = self.rejected = 0
         self._busy = 0.0
-        self._latency, self._wait = _histogram(), _histogram()
+        self._latency, self._wait = [0] * BUCKETS, [0] * BUCKETS
         return row
 
     def _account(self, now: float) -> None:

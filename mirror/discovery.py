@@ -55,6 +55,9 @@ class EndpointView:
         )
 
 
+_NOTHING = EndpointView()
+
+
 class Directory:
     """Endpoint name → `EndpointView`; a deleted endpoint stays, because the revision that deleted it still counts."""
 
@@ -66,7 +69,7 @@ class Directory:
 
     def view(self, endpoint: str) -> EndpointView:
         """What is known of an endpoint, possibly nothing."""
-        return self.endpoints.get(endpoint, EndpointView())
+        return self.endpoints.get(endpoint, _NOTHING)
 
     def apply(self, message: Message) -> str | None:
         """Fold one message; returns the endpoint it changed, None when nothing changed."""

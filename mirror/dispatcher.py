@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from mirror.candidate import Address, CandidateClient, Outgoing
+from mirror.call import Address, Call, Outgoing
+from mirror.candidate import CandidateClient
 from mirror.candidate_http2 import Http2Client
 from mirror.capture import Refused, ResponseCapture
 from mirror.demand import Meter
 from mirror.discovery import Directory, EndpointView
 from mirror.exchange import Answer, Exchange, Outcome
 from mirror.marker import sign
-from mirror.reading import Reply
+from mirror.reading import Lost, Reply
 from mirror.scheduling import LaneKey, Scheduler
 from router.contract.events import DemandRow, Replica, Side
 from router.runtime.replica_tls import Trust
@@ -28,21 +30,39 @@ from router.runtime.settings import MirrorSettings
 _log = logging.getLogger("tidegate.mirror")
 _SERVERS_FAULT = ("2", "13", "14", "15")
 """UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS of gRPC."""
+_LEAST_SECONDS = 0.001
+"""The loop's clock is no finer."""
 Settled = Callable[[Exchange, str, Outcome], None]
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A shadow's place in the queue."""
+class Shadow(Call):
+    """One shadow, from its place in the queue to its end."""
 
-    key: LaneKey
-    arrived: float
-    """Loop time."""
-    place: asyncio.Future[Replica] = field(repr=False)
+    def __init__(self, owner: Dispatcher, exchange: Exchange, candidate: str, settled: Settled) -> None:
+        super().__init__()
+        self._owner = owner
+        self.exchange = exchange
+        self.candidate = candidate
+        self.settled = settled
+        self.key: LaneKey = (exchange.opening.endpoint, candidate)
+        self.meter = owner.meter(self.key)
+        self.capture = ResponseCapture(exchange.grant)
+        self.arrived = time.monotonic()
+        self.sent = 0.0
+        self.replica: Replica | None = None
+        """Where it was sent; None while it waits."""
+
+    def over(self, error: Exception | None) -> None:
+        """See `Call`."""
+        self._owner.over(self, error)
+
+    def cancel(self) -> None:
+        """See `Call`."""
+        self._owner.cancel(self)
 
 
 class Dispatcher:
-    """Runs inside a task group; `changed` tells it of new replicas, `wanted` gets the endpoint
+    """Its connections are opened inside a task group; `changed` tells it of new replicas, `wanted` gets the endpoint
     whose candidate begins to have shadows waiting and nothing ready.
     """
 
@@ -54,26 +74,47 @@ class Dispatcher:
         group: asyncio.TaskGroup,
         wanted: Callable[[str], None],
     ) -> None:
-        self._timeout = settings.timeout_seconds
+        self._timeout: float = settings.timeout_seconds
         self._key = key
         self._directory = directory
         self._group = group
         self._wanted = wanted
+        self._loop = asyncio.get_running_loop()
         trust = Trust(settings.replica_ca, settings.replica_cert, settings.replica_key)
         trust.check()
-        self._client = CandidateClient(trust)
-        self._http2 = Http2Client(trust)
-        self.scheduler: Scheduler[Ticket] = Scheduler(settings.max_concurrent, settings.max_waiting)
+        self._client = CandidateClient(self._start, trust)
+        self._http2 = Http2Client(self._start, trust)
+        self.scheduler: Scheduler[Shadow] = Scheduler(settings.max_concurrent, settings.max_waiting)
         self.meters: dict[LaneKey, Meter] = {}
+        self._under_way: dict[Shadow, None] = {}
+        """Waiting or sent, in order of arrival; since all may take as long, also of their deadlines."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Of the oldest, or of one that was the oldest: later ones are no more urgent."""
+        self._pumping = False
         self._addresses: dict[str, set[Address]] = {}
         """Endpoint → those of its replicas."""
         self._used: Counter[Address] = Counter()
         """By how many endpoints: what a change of one costs does not grow with their number."""
 
-    def submit(self, exchange: Exchange, candidate: str, settled: Settled) -> asyncio.Task[None]:
-        """Start one shadow; `settled` gets its outcome, unless the task is cancelled before."""
-        name = f"shadow {exchange.opening.request_id} to {candidate}"
-        return self._group.create_task(self._run(exchange, candidate, settled), name=name)
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._group.create_task(work, name=name)
+
+    def submit(self, exchange: Exchange, candidate: str, settled: Settled) -> Shadow:
+        """Start one shadow; `settled` gets its outcome, perhaps at once, unless it is cancelled before."""
+        shadow = Shadow(self, exchange, candidate, settled)
+        shadow.meter.arrived()
+        self._under_way[shadow] = None
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._expire)
+        key = shadow.key
+        refusal = self.scheduler.submit(key, shadow)
+        if refusal:
+            self._end(shadow, refusal)
+            return shadow
+        if self.scheduler.queued(key) == 1 and not self.scheduler.ready(key):
+            self._wanted(key[0])
+        self._pump()
+        return shadow
 
     def changed(self, endpoint: str) -> None:
         """Follow the directory: replicas came, went, or may take another number of shadows."""
@@ -94,25 +135,34 @@ class Dispatcher:
         return [key for key, meter in self.meters.items() if meter.active() or self.scheduler.queued(key)]
 
     def row(self, key: LaneKey, now: float) -> DemandRow:
-        """What one candidate's shadows ask for, since its last row. `now` is loop time."""
+        """What one candidate's shadows ask for, since its last row. `now` is monotonic time."""
         oldest = self.scheduler.oldest(key)
-        waited = 0.0 if oldest is None else now - oldest.arrived
-        return self._meter(key).row(now, self.scheduler.queued(key), waited)
+        waited = 0.0 if oldest is None else max(0.0, now - oldest.arrived)
+        return self.meter(key).row(now, self.scheduler.queued(key), waited)
 
     def on_replica(self, endpoint: str, replica: str) -> int:
         """Shadows in flight on one replica."""
         keys = (key for key in self.meters if key[0] == endpoint)
         return sum(self.scheduler.in_flight(key).get(replica, 0) for key in keys)
 
+    def meter(self, key: LaneKey) -> Meter:
+        """Of one candidate."""
+        meter = self.meters.get(key)
+        if meter is None:
+            meter = self.meters[key] = Meter(key[1])
+        return meter
+
     def close(self) -> None:
         """Close kept connections."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._client.forget(())
         self._http2.forget(())
 
     def _gone(self, key: LaneKey) -> None:
-        for ticket in self.scheduler.remove(key):
-            if not ticket.place.done():
-                ticket.place.set_exception(Refused("no_replica"))
+        for shadow in self.scheduler.remove(key):
+            self._end(shadow, "no_replica")
         meter = self.meters.get(key)
         if meter is not None and not meter.in_flight:
             del self.meters[key]
@@ -131,94 +181,120 @@ class Dispatcher:
                 del self._used[address]
         return not left <= self._used.keys()
 
-    async def _run(self, exchange: Exchange, candidate: str, settled: Settled) -> None:
-        try:
-            outcome: Outcome = await self._shadow(exchange, candidate)
-        except Refused as refused:
-            outcome = refused.reason
-        except Exception:
-            _log.exception("shadow %s to %s failed inside the mirror", exchange.opening.request_id, candidate)
-            outcome = "internal"
-        settled(exchange, candidate, outcome)
-
-    async def _shadow(self, exchange: Exchange, candidate: str) -> Outcome:
-        key = (exchange.opening.endpoint, candidate)
-        loop = asyncio.get_running_loop()
-        arrived = loop.time()
-        deadline = arrived + self._timeout
-        meter = self._meter(key)
-        meter.arrived()
-        try:
-            replica = await self._place(key, arrived, deadline)
-        except BaseException:
-            meter.rejected_one()
-            raise
-        failed, completed = True, False
-        try:
-            meter.started(loop.time(), loop.time() - arrived)
-            answer = await self._send(exchange, candidate, replica, deadline)
-            wrong = answer.side.status >= 500 or answer.grpc_status in _SERVERS_FAULT
-            failed, completed = wrong or bool(answer.side.error), True
-            return answer
-        finally:
-            meter.ended(loop.time(), loop.time() - arrived, failed=failed, completed=completed)
-            self.scheduler.finish(key, replica.id)
-            self._pump()
-
-    def _meter(self, key: LaneKey) -> Meter:
-        return self.meters.setdefault(key, Meter(key[1]))
-
-    async def _place(self, key: LaneKey, arrived: float, deadline: float) -> Replica:
-        """A replica with room, in turn; raises `Refused` when the queue is full or the deadline passes first."""
-        ticket = Ticket(key, arrived, asyncio.get_running_loop().create_future())
-        refusal = self.scheduler.submit(key, ticket)
-        if refusal:
-            raise Refused(refusal)
-        if not self.scheduler.ready(key) and self.scheduler.queued(key) == 1:
-            self._wanted(key[0])
-        self._pump()
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await ticket.place
-        except BaseException as error:
-            self._give_back(key, ticket)
-            if isinstance(error, TimeoutError):
-                raise Refused("timeout" if self.scheduler.ready(key) else "no_replica") from error
-            raise
-
-    def _give_back(self, key: LaneKey, ticket: Ticket) -> None:
-        """The place may have come in the very moment in which its owner gave up."""
-        if ticket.place.done() and not ticket.place.cancelled() and ticket.place.exception() is None:
-            self.scheduler.finish(key, ticket.place.result().id)
-            self._pump()
-        else:
-            self.scheduler.withdraw(key, ticket)
+    # one shadow: it waits, is sent, and is over
 
     def _pump(self) -> None:
-        while started := self.scheduler.start():
-            for ticket, replica in started:
-                if ticket.place.done():  # given up in this very turn of the loop; who waits has yet to hear of it
-                    self.scheduler.finish(ticket.key, replica.id)
-                else:
-                    ticket.place.set_result(replica)
+        """Send all that may go now."""
+        if self._pumping:  # by what a shadow's end sets off; the loop below sees to it
+            return
+        self._pumping = True
+        try:
+            while started := self.scheduler.start():
+                for shadow, replica in started:
+                    shadow.replica = replica
+                    shadow.sent = time.monotonic()
+                    shadow.meter.started(shadow.sent, shadow.sent - shadow.arrived)
+                    self._try(shadow, replica)
+        finally:
+            self._pumping = False
 
-    async def _send(self, exchange: Exchange, candidate: str, replica: Replica, deadline: float) -> Answer:
-        head = exchange.head
+    def _try(self, shadow: Shadow, replica: Replica) -> None:
+        if shadow not in self._under_way:  # the end of one that was started with it has ended it
+            self._leave(shadow, failed=True, completed=False)
+            return
+        try:
+            self._send(shadow, replica)
+        except Exception as error:
+            shadow.abandon()
+            self.over(shadow, error)
+
+    def _send(self, shadow: Shadow, replica: Replica) -> None:
+        exchange, candidate = shadow.exchange, shadow.candidate
+        head, body = exchange.head, exchange.request
         assert head is not None
         marker = sign(self._key, exchange.opening.request_id, candidate)
-        body = exchange.request
-        outgoing = Outgoing(head.for_candidate(marker, body.length), body, head.chunked, head.method)
-        capture = ResponseCapture(exchange.grant)
-        reply = Reply(capture.feed)
+        outgoing = Outgoing(head.for_candidate(marker, body.length), body, chunked=head.chunked, method=head.method)
         view = self._directory.view(exchange.opening.endpoint)
-        client = self._http2 if candidate in view.http2 else self._client
-        loop = asyncio.get_running_loop()
-        sent = loop.time()
-        try:
-            async with asyncio.timeout_at(deadline):
-                await client.exchange((replica.host, replica.port), outgoing, reply, view.server_names.get(candidate))
-        except TimeoutError:
-            reply.error = f"no complete answer within {self._timeout:g} s"
-        first_ms = (reply.first_byte_at - sent) * 1000 if reply.first_byte_at else 0.0
-        side = Side(reply.status, (loop.time() - sent) * 1000, first_ms, capture.length, reply.error)
-        return Answer(side, capture.body(reply.content_type, reply.content_encoding), reply.grpc_status)
+        server_name: str | None = view.server_names.get(candidate)
+        shadow.begun((replica.host, replica.port), server_name, outgoing, Reply(shadow.capture.feed))
+        if candidate in view.http2:
+            self._http2.begin(shadow)
+        else:
+            self._client.begin(shadow)
+
+    def over(self, shadow: Shadow, error: Exception | None) -> None:
+        """A shadow that was sent is whole, or what went wrong with it."""
+        if shadow not in self._under_way:
+            return
+        if isinstance(error, Lost):
+            shadow.reply.error = str(error)
+        elif isinstance(error, Refused):
+            self._end(shadow, error.reason)
+            return
+        elif error is not None:
+            about = (shadow.exchange.opening.request_id, shadow.candidate)
+            _log.error("shadow %s to %s failed inside the mirror", *about, exc_info=error)
+            self._end(shadow, "internal")
+            return
+        self._answered(shadow)
+
+    def _answered(self, shadow: Shadow) -> None:
+        reply, capture = shadow.reply, shadow.capture
+        took = time.monotonic() - shadow.sent
+        first = (reply.first_byte_at - shadow.sent) * 1000 if reply.first_byte_at else 0.0
+        side = Side(reply.status, took * 1000, first, capture.length, reply.error)
+        body = capture.body(reply.content_type, reply.content_encoding)
+        self._end(shadow, Answer(side, body, reply.grpc_status))
+
+    def _end(self, shadow: Shadow, outcome: Outcome) -> None:
+        """Of one that is under way."""
+        del self._under_way[shadow]
+        if isinstance(outcome, Answer):
+            wrong = outcome.side.status >= 500 or outcome.grpc_status in _SERVERS_FAULT
+            self._leave(shadow, failed=wrong or bool(outcome.side.error), completed=True)
+        else:
+            self._leave(shadow, failed=True, completed=False)
+        shadow.settled(shadow.exchange, shadow.candidate, outcome)
+        self._pump()
+
+    def _leave(self, shadow: Shadow, *, failed: bool, completed: bool) -> None:
+        """Give its place back."""
+        replica = shadow.replica
+        if replica is None:
+            self.scheduler.withdraw(shadow.key, shadow)
+            shadow.meter.rejected_one()
+            return
+        now = time.monotonic()
+        shadow.replica = None
+        shadow.meter.ended(now, now - shadow.arrived, failed=failed, completed=completed)
+        self.scheduler.finish(shadow.key, replica.id)
+
+    def cancel(self, shadow: Shadow) -> None:
+        """Its exchange has ended: nobody hears of it any more. One that is over is left alone."""
+        if shadow not in self._under_way:
+            return
+        del self._under_way[shadow]
+        shadow.abandon()
+        self._leave(shadow, failed=True, completed=False)
+        self._pump()
+
+    def _expire(self) -> None:
+        """The time of the oldest is up, or it has ended since."""
+        self._timer = None
+        now = time.monotonic()
+        due = []
+        for shadow in self._under_way:
+            left = shadow.arrived + self._timeout - now
+            if left > 0:
+                self._timer = self._loop.call_later(max(left, _LEAST_SECONDS), self._expire)
+                break
+            due.append(shadow)
+        for shadow in due:
+            if shadow not in self._under_way:  # the end of another has ended it
+                continue
+            if shadow.replica is None:
+                self._end(shadow, "timeout" if self.scheduler.ready(shadow.key) else "no_replica")
+            else:
+                shadow.abandon()
+                shadow.reply.error = f"no complete answer within {self._timeout:g} s"
+                self._answered(shadow)

@@ -6,12 +6,11 @@ and every candidate has an outcome, or it is ended early with a reason for all t
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Final
 
 from mirror.budget import Grant
+from mirror.call import Call
 from mirror.capture import Refused, RequestBody, ResponseCapture, Spill
 from mirror.comparison import Body, compare
 from mirror.heads import BadHead, ShadowHead, content_of, grpc_status_of, shadow_head
@@ -20,17 +19,24 @@ from router.contract.tee import END_FIELDS, RESPONSE_FIELDS, BrokenPeer, Kind, O
 
 OVERHEAD_BYTES = 4096
 """What an exchange weighs in the memory budget besides its bytes."""
+_BODY: Final = Kind.BODY
+_REQUEST_END: Final = Kind.REQUEST_END
+_RESPONSE: Final = Kind.RESPONSE
+_RESPONSE_BODY: Final = Kind.RESPONSE_BODY
+_TRAILERS: Final = Kind.TRAILERS
+_END: Final = Kind.END
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
     """One side's answer."""
 
-    side: Side
-    body: Body | None
-    """None when there is none to compare."""
-    grpc_status: str = ""
-    """How a call of gRPC ended."""
+    __slots__ = ("body", "grpc_status", "side")
+
+    def __init__(self, side: Side, body: Body | None, grpc_status: str = "") -> None:
+        """`body` is None when there is none to compare; `grpc_status` says how a call of gRPC ended."""
+        self.side = side
+        self.body = body
+        self.grpc_status = grpc_status
 
 
 Outcome = Answer | str
@@ -39,6 +45,11 @@ Outcome = Answer | str
 
 class Exchange:
     """See the module. `opening` names the candidates; `grant` pays for what is held in memory."""
+
+    __slots__ = (
+        "_capture", "_content", "_grpc_status", "_response", "calls", "candidates", "closed", "grant", "head", "live", "number",
+        "opening", "outcomes", "request", "request_complete",
+    )  # fmt: skip
 
     def __init__(self, number: int, opening: Open, grant: Grant, spill: Spill) -> None:
         self.number = number
@@ -49,7 +60,8 @@ class Exchange:
         self.request_complete = False
         self.live: Answer | None = None
         self.outcomes: dict[str, Outcome] = {}
-        self.tasks: list[asyncio.Task[None]] = []
+        self.calls: list[Call] = []
+        """Its shadows, once the request is complete."""
         self.closed = False
         self.head: ShadowHead | None = None
         self._capture = ResponseCapture(grant)
@@ -57,14 +69,6 @@ class Exchange:
         """(status, first byte in ms) once the live head was seen."""
         self._content = ("", "")
         self._grpc_status = ""
-        self._takes: dict[Kind, Callable[[bytes], None]] = {
-            Kind.BODY: self._take_body,
-            Kind.REQUEST_END: self._take_request_end,
-            Kind.RESPONSE: self._take_response,
-            Kind.RESPONSE_BODY: self._take_response_body,
-            Kind.TRAILERS: self._take_trailers,
-            Kind.END: self._take_end,
-        }
 
     def read_head(self, head: bytes) -> None:
         """Take the request head; raises `Refused` when no shadow can be made of it."""
@@ -78,11 +82,27 @@ class Exchange:
 
     def take(self, kind: Kind, payload: bytes) -> None:
         """One frame after OPEN. Raises `BrokenPeer` when it cannot stand here and `Refused` when there is no room."""
-        take = self._takes.get(kind)
-        if take is None or self.live is not None:
+        if self.live is not None:
             raise BrokenPeer(f"{kind.name} is out of order")
+        if kind is _BODY:
+            self._take_body(payload)
+        elif kind is _REQUEST_END:
+            self._take_request_end(payload)
+        elif kind is _RESPONSE_BODY:
+            self._take_response_body(payload)
+        elif kind is _TRAILERS:
+            self._take_trailers(payload)
+        else:
+            self._take_packed(kind, payload)
+
+    def _take_packed(self, kind: Kind, payload: bytes) -> None:
         try:
-            take(payload)
+            if kind is _RESPONSE:
+                self._take_response(payload)
+            elif kind is _END:
+                self._take_end(payload)
+            else:
+                raise BrokenPeer(f"{kind.name} is out of order")
         except struct.error as error:
             raise BrokenPeer(f"{kind.name}: {error}") from error
 
@@ -104,8 +124,9 @@ class Exchange:
     def close(self) -> None:
         """Stop what still runs for it and give everything back."""
         self.closed = True
-        for task in self.tasks:
-            task.cancel()
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call.cancel()
         self.request.close()
         self.grant.release()
 
@@ -130,9 +151,8 @@ class Exchange:
         status, first_byte_us = RESPONSE_FIELDS.unpack_from(payload)
         self._response = (status, first_byte_us / 1000)
         try:
-            head = payload[RESPONSE_FIELDS.size :]
-            self._content = content_of(head)
-            self._grpc_status = grpc_status_of(head.partition(b"\r\n")[2])
+            content_type, encoding, self._grpc_status = content_of(payload[RESPONSE_FIELDS.size :])
+            self._content = (content_type, encoding)
         except BadHead:
             self._content = ("", "")  # the live side's own affair; its body is still compared
 
@@ -157,7 +177,7 @@ class Exchange:
         else:
             model_status, first_byte_ms = self._response
             side = Side(model_status, total_us / 1000, first_byte_ms, self._capture.length)
-            self.live = Answer(side, self._capture.body(*self._content), self._grpc_status)
+            self.live = Answer(side, self._capture.body(self._content[0], self._content[1]), self._grpc_status)
         if not self.request_complete:
             raise Refused("incomplete")
         if not side.status:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 CREDENTIALS = frozenset(
     {
         b"authorization", b"proxy-authorization", b"cookie", b"api-key", b"x-api-key", b"x-auth-token",
@@ -17,24 +15,31 @@ _HOP = frozenset(
      b"content-length", b"transfer-encoding"}
 )  # fmt: skip
 """Said between two neighbours; the framing is written anew from the body that was received."""
+_KEPT_BACK = CREDENTIALS | _HOP
 _RESERVED = b"x-tidegate-"
 """Ours alone; what a client wrote there is not passed on."""
+
+
+MOST, LONGEST = 512, 2048
+"""Heads of answers that are remembered, and bytes of one: models repeat theirs byte for byte."""
+_contents: dict[bytes, tuple[str, str, str]] = {}
 
 
 class BadHead(ValueError):
     """A head that cannot be passed on; the message is the word under which the shadow is dropped."""
 
 
-@dataclass(frozen=True, slots=True)
 class ShadowHead:
     """A live request's head, cleaned: request line and headers, without the closing empty line."""
 
-    method: str
-    lines: bytes
-    chunked: bool
-    """The live body came chunked, so the shadow's does too."""
-    length: int | None
-    """Declared content length."""
+    __slots__ = ("chunked", "length", "lines", "method")
+
+    def __init__(self, method: str, lines: bytes, *, chunked: bool, length: int | None) -> None:
+        """`chunked`: the live body came so, so the shadow's does too. `length`: the declared one."""
+        self.method = method
+        self.lines = lines
+        self.chunked = chunked
+        self.length = length
 
     def for_candidate(self, marker: str, body_bytes: int) -> bytes:
         """The whole head of one shadow request."""
@@ -54,7 +59,8 @@ def shadow_head(head: bytes) -> ShadowHead:
     if not method or not target:
         raise BadHead("malformed")
     kept = [first]
-    chunked, length = False, None
+    chunked = False
+    length: int | None = None
     for name, value, line in _fields(rest):
         if name == b"upgrade":
             raise BadHead("upgrade")
@@ -64,14 +70,15 @@ def shadow_head(head: bytes) -> ShadowHead:
             if not value.isdigit():
                 raise BadHead("malformed")
             length = int(value)
-        if name not in CREDENTIALS and name not in _HOP and not name.startswith(_RESERVED):
+        if name not in _KEPT_BACK and not name.startswith(_RESERVED):
             kept.append(line)
-    return ShadowHead(method.decode("latin-1"), b"\r\n".join(kept) + b"\r\n", chunked, length)
+    kept.append(b"")
+    return ShadowHead(method.decode("latin-1"), b"\r\n".join(kept), chunked=chunked, length=length)
 
 
 def _fields(lines: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """(lower-case name, value, whole line) of each header; a folded line could hide a credential, so it is refused."""
-    fields = []
+    fields: list[tuple[bytes, bytes, bytes]] = []
     for line in lines.split(b"\r\n"):
         if not line:
             break
@@ -82,15 +89,26 @@ def _fields(lines: bytes) -> list[tuple[bytes, bytes, bytes]]:
     return fields
 
 
-def content_of(head: bytes) -> tuple[str, str]:
-    """(content type without parameters, content encoding) of a response head, lower case; raises `BadHead`."""
+def content_of(head: bytes) -> tuple[str, str, str]:
+    """(content type without parameters, content encoding, grpc-status) of a response head, the first two in lower case; raises `BadHead`."""
+    known = _contents.get(head)
+    if known is not None:
+        return known
     content_type = encoding = b""
+    status: bytes | None = None
     for name, value, _ in _fields(head.partition(b"\r\n")[2]):
         if name == b"content-type":
             content_type = value
         elif name == b"content-encoding":
             encoding = value
-    return plain_type(content_type), encoding.lower().decode("latin-1")
+        elif name == b"grpc-status" and status is None:
+            status = value
+    found = plain_type(content_type), encoding.lower().decode("latin-1"), (status or b"").decode("latin-1")
+    if len(head) <= LONGEST:
+        if len(_contents) >= MOST:
+            _contents.clear()
+        _contents[head] = found
+    return found
 
 
 def grpc_status_of(lines: bytes) -> str:

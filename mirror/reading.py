@@ -5,18 +5,14 @@ Bytes come in as they arrive, the reply fills as far as they go. Everything is b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from mirror.heads import plain_type
+from mirror.heads import LONGEST, MOST, plain_type
 from router.policy.chunked import BadChunk, Decoder
 from router.policy.grammar import is_response_head, may_begin_response
 from router.policy.headers import BadHead, ResponseHead, reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HEAD_BYTES = 64 << 10
 """One head, interim or final, as in the gateway."""
@@ -27,22 +23,65 @@ class Lost(Exception):
     """The connection did not carry the exchange to its end."""
 
 
-@dataclass(slots=True)
 class Reply:
     """What a candidate answered, filled in as it comes: what stands here when a deadline strikes is what was seen."""
 
-    take: Callable[[bytes], None]
-    """Gets each piece of the body."""
-    status: int = 0
-    """0 until the final response's head was seen."""
-    first_byte_at: float = 0.0
-    """Loop time; 0 until then."""
-    content_type: str = ""
-    content_encoding: str = ""
-    grpc_status: str = ""
-    """What ended a call of gRPC."""
-    complete: bool = False
-    error: str = ""
+    __slots__ = (
+        "complete", "content_encoding", "content_type", "error", "first_byte_at", "grpc_status", "status", "take",
+    )  # fmt: skip
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        """`take` gets each piece of the body."""
+        self.take = take
+        self.status = 0
+        """0 until the final response's head was seen."""
+        self.first_byte_at = 0.0
+        """Monotonic time; 0 until then."""
+        self.content_type = ""
+        self.content_encoding = ""
+        self.grpc_status = ""
+        """What ended a call of gRPC."""
+        self.complete = False
+        self.error = ""
+
+
+class Answer:
+    """What a response's head says."""
+
+    __slots__ = ("chunked", "closes", "content_encoding", "content_type", "grpc_status", "length", "status")
+
+    def __init__(self, raw: bytes) -> None:
+        """Raises `Lost` for what is no head."""
+        status, head = _understood(raw)
+        self.status = status
+        self.chunked = head.chunked
+        self.length = head.content_length
+        self.closes = head.closes
+        self.content_type = self.content_encoding = self.grpc_status = ""
+        lines = head.lines
+        for at in range(0, len(lines), 4):
+            name = lines[at].lower()
+            if name == b"content-type":
+                self.content_type = plain_type(lines[at + 2])
+            elif name == b"content-encoding":
+                self.content_encoding = lines[at + 2].lower().decode("latin-1")
+            elif name == b"grpc-status":
+                self.grpc_status = lines[at + 2].decode("latin-1")
+
+
+_answers: dict[bytes, Answer] = {}
+
+
+def _answer(raw: bytes) -> Answer:
+    """Worked out once: models repeat their heads byte for byte. Raises `Lost`."""
+    known = _answers.get(raw)
+    if known is None:
+        known = Answer(raw)
+        if len(raw) <= LONGEST:
+            if len(_answers) >= MOST:
+                _answers.clear()
+            _answers[raw] = known
+    return known
 
 
 class Reader:
@@ -88,37 +127,31 @@ class Reader:
             self._held = data
             return b""
         self._held = b""
-        status, head = _understood(data[:end])
-        if status >= 200:
-            self._begin(status, head)
+        answer = _answer(data[:end])
+        if answer.status >= 200:
+            self._begin(answer)
         else:
             self._interim += 1
             if self._interim > _MOST_INTERIM:
                 raise Lost("endless interim answers")
         return data[end:]
 
-    def _begin(self, status: int, head: ResponseHead) -> None:
+    def _begin(self, answer: Answer) -> None:
         """Where the body will end (RFC 9112, 6.3)."""
         reply = self._reply
-        reply.status = status
-        lines = head.lines
-        for at in range(0, len(lines), 4):
-            name = lines[at].lower()
-            if name == b"content-type":
-                reply.content_type = plain_type(lines[at + 2])
-            elif name == b"content-encoding":
-                reply.content_encoding = lines[at + 2].lower().decode("latin-1")
-            elif name == b"grpc-status":
-                reply.grpc_status = lines[at + 2].decode("latin-1")
-        self._keeps = not head.closes
-        if self._method == "HEAD" or status in (204, 304):
+        reply.status = answer.status
+        reply.content_type = answer.content_type
+        reply.content_encoding = answer.content_encoding
+        reply.grpc_status = answer.grpc_status
+        self._keeps = not answer.closes
+        if self._method == "HEAD" or answer.status in (204, 304):
             # There must be no body; where one is announced all the same, it may follow.
-            self._keeps = self._keeps and not (head.content_length or head.chunked)
+            self._keeps = self._keeps and not (answer.length or answer.chunked)
             self._left = 0
-        elif head.chunked:
+        elif answer.chunked:
             self._decoder = Decoder()
         else:
-            self._left = head.content_length
+            self._left = answer.length
         if self._left == 0:
             self._end(clean=True)
 
@@ -156,8 +189,8 @@ def _understood(raw: bytes) -> tuple[int, ResponseHead]:
         if not is_response_head(raw) or status == 101:
             raise BadHead("switching protocols" if status == 101 else "not a status line and fields")
         head.close(parser.get_http_version(), status)
-    except HttpParserUpgrade as error:
-        raise Lost("not HTTP/1.1: switching protocols") from error
+    except HttpParserUpgrade as upgrade:
+        raise Lost("not HTTP/1.1: switching protocols") from upgrade
     except (HttpParserError, BadHead) as error:
         raise Lost(f"not HTTP/1.1: {reason(error)}") from error
     return status, head

@@ -75,7 +75,7 @@ class Recorder:
 
         Of many such endpoints, each call reports some, until all have had their turn.
         """
-        now_ns, now = time.time_ns(), asyncio.get_running_loop().time()
+        now_ns, now = time.time_ns(), time.monotonic()
         moving: dict[str, list[str]] = {}
         for owner, name in dispatcher.moving():
             moving.setdefault(owner, []).append(name)

@@ -7,7 +7,6 @@ the overall bounds, and while several lanes are busy none of them takes more tha
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from router.contract.events import Replica, ReplicaState
@@ -17,20 +16,27 @@ LaneKey = tuple[str, str]
 T = TypeVar("T", bound=Hashable)
 
 
-@dataclass(slots=True, eq=False)
 class _Lane(Generic[T]):
-    ready: tuple[Replica, ...] = ()
-    per_replica: int = 1
-    in_flight: dict[str, int] = field(default_factory=dict)
-    """Replica id → shadows on it; only above zero."""
-    waiting: dict[T, None] = field(default_factory=dict)
-    """In order of arrival."""
-    total: int = 0
+    __slots__ = ("in_flight", "per_replica", "ready", "total", "waiting")
+
+    def __init__(self) -> None:
+        self.ready: tuple[Replica, ...] = ()
+        self.per_replica = 1
+        self.in_flight: dict[str, int] = {}
+        """Replica id → shadows on it; only above zero."""
+        self.waiting: dict[T, None] = {}
+        """In order of arrival."""
+        self.total = 0
 
     def pick(self) -> Replica | None:
         """The ready replica with the least in flight that has room."""
-        best = min(self.ready, key=lambda replica: self.in_flight.get(replica.id, 0), default=None)
-        return None if best is None or self.in_flight.get(best.id, 0) >= self.per_replica else best
+        best: Replica | None = None
+        least = self.per_replica
+        for replica in self.ready:
+            load = self.in_flight.get(replica.id, 0)
+            if load < least:
+                best, least = replica, load
+        return best
 
 
 class Scheduler(Generic[T]):
@@ -93,6 +99,8 @@ class Scheduler(Generic[T]):
     def start(self) -> list[tuple[T, Replica]]:
         """Every ticket that may go now, with its replica; each counts as in flight until `finish`. Lanes take turns."""
         started: list[tuple[T, Replica]] = []
+        if not self._queued:
+            return started
         candidates = [lane for lane in self._active if lane.waiting]
         while candidates:
             still = []

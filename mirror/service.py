@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,8 @@ async def _receive(receiver: Receiver, socket: Path, stop: asyncio.Event, on_rea
     """Take exchanges from gateways until `stop`, and let those under way end."""
     server = await receiver.listen(socket)
     unbind = unbinder(socket)
+    gc.collect()
+    gc.freeze()
     try:
         on_ready()
         await stop.wait()

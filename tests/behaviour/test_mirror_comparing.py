@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -249,6 +250,26 @@ async def test_connections_are_kept_and_a_closed_one_is_replaced(tmp_path: Path)
         events = await running.wait_shadows(6)
     assert [event.equal for event in events] == [True] * 6
     assert [request.connection for request in green.received] == [1, 1, 1, 2, 2, 2]
+
+
+async def test_a_candidate_that_speaks_out_of_turn_loses_its_connection_and_nothing_else(tmp_path: Path) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def remembered(request: Received, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await answer(b"{}")(request, writer)
+
+    async with candidate(remembered) as green, mirror(tmp_path, {"green": 1}) as running:
+        running.serve(green=green.port)
+        async with gateway(running.socket) as worker:
+            await worker.wait_done(worker.exchange(b"{}", b"{}"))
+            writers[0].write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
+            with contextlib.suppress(ConnectionError):
+                await writers[0].wait_closed()
+            await worker.wait_done(worker.exchange(b"{}", b"{}"))
+        events = await running.wait_shadows(2)
+    assert [event.equal for event in events] == [True, True]
+    assert [request.connection for request in green.received] == [1, 2]
 
 
 async def test_where_the_live_side_failed_statuses_are_compared(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ async def test_a_lost_gateway_leaves_no_event_and_no_shadow(tmp_path: Path) -> N
 
 
 async def test_a_gateway_that_reads_no_answers_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.receiver._UNREAD_BYTES", 10_000)
+    monkeypatch.setattr("mirror.link._UNREAD_BYTES", 10_000)
     async with mirror(tmp_path, {"green": 1}) as running:
         async with gateway(running.socket) as worker:
             small = open_frame(0, Open("s", "b", (), "r", 1), b"GET / HTTP/1.1\r\n\r\n")[HEADER.size :]
@@ -271,6 +271,38 @@ async def test_a_gateway_that_reads_no_answers_is_let_go(tmp_path: Path, monkeyp
         async with gateway(running.socket) as worker:
             worker.candidates = ()
             await worker.wait_done(worker.exchange(b"{}", b"{}"))
+
+
+async def test_what_has_ended_is_answered_before_the_mirror_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.receiver.TOGETHER_SECONDS", 3600)
+    async with candidate(answer(b"{}")) as green, mirror(tmp_path, {"green": 1}) as running:
+        running.serve(green=green.port)
+        async with gateway(running.socket) as worker:
+            number = worker.exchange(b"{}", b"{}")
+            await running.until(lambda: sum(_total(running, "completions")) == 1)
+            assert not running.shadows
+            running.stop.set()
+            await worker.wait_done(number)
+        await running.finish()
+    assert [event.equal for event in running.shadows] == [True]
+
+
+async def test_what_has_ended_unanswered_leaves_no_event_when_its_gateway_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.receiver.TOGETHER_SECONDS", 3600)
+    monkeypatch.setattr("mirror.link._MOST_TOGETHER", 2)
+    async with candidate(answer(b"{}")) as green, mirror(tmp_path, {"green": 1}) as running:
+        running.serve(green=green.port)
+        async with gateway(running.socket) as lost:
+            lost.exchange(b"{}", b"{}")
+            await running.until(lambda: sum(_total(running, "completions")) == 1)
+        async with gateway(running.socket, ()) as worker:
+            await worker.wait_done(worker.exchange(b"{}", b"{}"), worker.exchange(b"{}", b"{}"))
+        await running.finish()
+    assert running.shadows == []
 
 
 async def test_a_removed_candidate_drops_what_waits(tmp_path: Path) -> None:

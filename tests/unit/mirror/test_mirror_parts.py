@@ -120,7 +120,7 @@ def test_the_framing_follows_the_live_request(headers: bytes, body: Any, framing
 
 def test_content_type_and_encoding_of_an_answer() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: Application/JSON; charset=utf-8\r\nContent-Encoding: GZIP\r\n\r\n"
-    assert content_of(head) == ("application/json", "gzip")
+    assert content_of(head) == ("application/json", "gzip", "")
 
 
 def _grant(size: int = 10 << 20) -> tuple[Budget, Grant]:
