@@ -276,7 +276,7 @@ def run_role(role: str, flags: argparse.Namespace) -> int:
 
     telemetry.configure(role)
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if role == "gateway":
+    if role in ("gateway", "mirror"):
         import uvloop
 
         factory = uvloop.new_event_loop
