@@ -144,7 +144,7 @@ class Downstream(Caller):
             if data:
                 self.data_received(data)
             if self.has_ended:
-                self._no_more()
+                self.no_more()
 
     def _end(self, now: int) -> None:
         """Close so that the last answer arrives, also where the caller still sends."""
@@ -193,7 +193,7 @@ class Downstream(Caller):
 
     def resume_for_replica(self) -> None:
         """There is room again."""
-        if self.intake.takes_body():
+        if self.intake.takes_body() and not self.intake.rest:
             self.resume_reading()
 
     def pause_reading(self) -> None:
@@ -257,10 +257,10 @@ class Downstream(Caller):
     def eof_received(self) -> bool:
         """The caller sends nothing more; it may still read (RFC 9112, 9.6)."""
         self.has_ended = True
-        self._no_more()
+        self.no_more()
         return True
 
-    def _no_more(self) -> None:
+    def no_more(self) -> None:
         """Behind the caller's last byte: what is whole is answered, what is not never will be."""
         exchange, intake = self.exchange, self.intake
         if self.transport.is_closing():
@@ -274,7 +274,7 @@ class Downstream(Caller):
                 self.transport.close()
         elif intake.mode == WAIT:
             self._watch = self._watch or Watch(self._state.loop, self.transport, self._probe)
-        else:
+        elif not intake.rest:
             exchange.cut_short()
 
     def _probe(self) -> None:

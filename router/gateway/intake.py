@@ -14,7 +14,7 @@ from router.gateway.calls import refused
 from router.gateway.exchange import Exchange
 from router.gateway.responses import Refusal
 from router.gateway.tracing import TracedExchange
-from router.policy.chunked import BadChunk, Decoder
+from router.policy.chunked import MOST_PIECES, BadChunk, Decoder
 
 if TYPE_CHECKING:
     from router.gateway.downstream import Downstream
@@ -37,6 +37,8 @@ HANDED_OVER: Final = 6
 _BAD_REQUEST: Final = Refusal.BAD_REQUEST
 _LINGER_BYTES: Final = 16 << 20
 _BACKLOG_BYTES: Final = 65536
+_EMPTY_BYTES: Final = 1024
+"""Of empty lines that come in one piece before a request line: they are cheap to send, and each is looked at."""
 _HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """With which the preface of HTTP/2 begins; to HTTP/1.1 it is a head."""
 
@@ -44,7 +46,7 @@ _HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
 class Intake:
     """Of one connection."""
 
-    __slots__ = ("_decoder", "_discarded", "_left", "_state", "_used", "backlog", "head_since", "held", "mode")
+    __slots__ = ("_decoder", "_discarded", "_left", "_state", "_used", "backlog", "head_since", "held", "mode", "rest")
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -55,6 +57,8 @@ class Intake:
         """When its first bytes came; 0: there are none."""
         self.backlog = b""
         """Of the requests behind the one that is under way."""
+        self.rest = b""
+        """Of a chunked body, what is for a later turn of the loop."""
         self._left = 0
         self._decoder: Decoder | None = None
         self._discarded = 0
@@ -144,9 +148,11 @@ class Intake:
         """Empty lines before a request line are tolerated (RFC 9112, 2.2)."""
         self._used = True
         at = 0
-        while data.startswith(b"\r\n", at):
+        while at < _EMPTY_BYTES and data.startswith(b"\r\n", at):
             at += 2
-        if at < len(data):
+        if at >= _EMPTY_BYTES:
+            self.refuse(down, Refusal.BAD_REQUEST, "endless empty lines before the request line", data)
+        elif at < len(data):
             self.take(down, data[at:])
 
     def _request(self, down: Downstream, data: bytes, end: int) -> None:
@@ -205,7 +211,7 @@ class Intake:
         decoder = self._decoder = Decoder()
         self.mode = CHUNKED
         try:
-            pieces, rest = decoder.feed(data)
+            pieces, rest = decoder.feed(data, MOST_PIECES)
         except BadChunk as error:
             exchange.keep_alive = False
             exchange.refuse(Refusal.BAD_REQUEST, f"malformed body: {error}")
@@ -219,6 +225,8 @@ class Intake:
         exchange.first_body(pieces, size, complete=decoder.done)
         if not down.outgrows(exchange):
             exchange.start()
+            if rest and self.mode == CHUNKED:
+                self._later(down, rest)
 
     def _length(self, down: Downstream, data: bytes) -> None:
         exchange = down.exchange
@@ -237,11 +245,14 @@ class Intake:
             exchange.body_complete()
 
     def _chunked(self, down: Downstream, data: bytes) -> None:
+        if self.rest:
+            self._later(down, self.rest + data)
+            return
         exchange, decoder = down.exchange, self._decoder
         assert exchange is not None
         assert decoder is not None
         try:
-            pieces, rest = decoder.feed(data)
+            pieces, rest = decoder.feed(data, MOST_PIECES)
         except BadChunk as error:
             exchange.keep_alive = False
             if exchange.first_byte:
@@ -257,8 +268,30 @@ class Intake:
             self.mode = WAIT
             self.backlog = rest
             exchange.body_complete()
+        elif rest and self.mode == CHUNKED:
+            self._later(down, rest)
         elif self.mode == CHUNKED and down.dawdles(time.monotonic_ns()):
             down.refuse_slow_body()
+
+    def _later(self, down: Downstream, rest: bytes) -> None:
+        """So many chunks are work for further turns of the loop; nothing more is read before."""
+        if not self.rest:
+            self._state.loop.call_soon(self._go_on, down)
+        self.rest = rest
+        down.pause_reading()
+
+    def _go_on(self, down: Downstream) -> None:
+        rest, self.rest = self.rest, b""
+        exchange = down.exchange
+        if self.mode != CHUNKED or exchange is None or down.transport.is_closing():
+            return
+        self._chunked(down, rest)
+        if not self.rest:
+            # A replica that is behind, or not there yet, has its word when it has room.
+            if self.mode != CHUNKED or (exchange.up is not None and not exchange.up.paused):
+                down.resume_reading()
+            if down.has_ended:
+                down.no_more()
 
     # What is not a request's ----------------------------------------------------------------------------------------
 

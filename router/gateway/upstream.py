@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from router.gateway.calls import Switching
 from router.gateway.ends import Far
-from router.policy.chunked import BadChunk, Decoder
+from router.policy.chunked import MOST_PIECES, BadChunk, Decoder
 from router.policy.grammar import may_begin_response
 from router.policy.retrying import Failure
 
@@ -69,7 +69,7 @@ def is_unheard(transport: asyncio.Transport) -> bool:
 class Upstream(Far):
     """One connection to a replica; a protocol by its methods alone, so that it can be compiled."""
 
-    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_reusable", "held_back", "used")  # fmt: skip
+    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_rest", "_reusable", "held_back", "used")  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -84,6 +84,8 @@ class Upstream(Far):
         self._buffer = b""
         self._left = 0
         self._decoder: Decoder | None = None
+        self._rest = b""
+        """Of a chunked body, what is for a later turn of the loop."""
         self._reusable = True
         self._interim = 0
 
@@ -199,6 +201,9 @@ class Upstream(Far):
             if self._left == 0 and self.exchange is exchange:
                 self._complete(exchange, clean=extra <= 0)
             return
+        if self._rest:
+            self._later(self._rest + data)
+            return
         decoder = self._decoder
         assert decoder is not None
         size = decoder.whole(data)
@@ -206,7 +211,7 @@ class Upstream(Far):
             exchange.reply.relay_chunk(data, size)
             return
         try:
-            pieces, rest = decoder.feed(data)
+            pieces, rest = decoder.feed(data, MOST_PIECES)
         except BadChunk as error:
             self._nonsense(exchange, str(error))
             return
@@ -214,8 +219,26 @@ class Upstream(Far):
             exchange.reply.relay(pieces)
         else:
             exchange.reply.flush_head()
-        if decoder.done and self.exchange is exchange:
+        if self.exchange is not exchange:
+            return
+        if decoder.done:
             self._complete(exchange, clean=not rest)
+        elif rest:
+            self._later(rest)
+
+    def _later(self, rest: bytes) -> None:
+        """So many chunks are work for further turns of the loop; nothing more is read before."""
+        if not self._rest:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._rest = rest
+        self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        rest, self._rest = self._rest, b""
+        if self.exchange is not None and self._mode == _CHUNKED and not self.transport.is_closing():
+            self._body(self.exchange, rest)
+            if not self._rest and not self.held_back and not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def _complete(self, exchange: Exchange, *, clean: bool) -> None:
         self.exchange = None
@@ -260,7 +283,8 @@ class Upstream(Far):
         """The caller has caught up."""
         if self.held_back and not self.transport.is_closing():
             self.held_back = False
-            self.transport.resume_reading()
+            if not self._rest:
+                self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """The other end reads too slowly."""
@@ -276,6 +300,8 @@ class Upstream(Far):
 
     def eof_received(self) -> bool:
         """The replica sends nothing more: nothing can be asked of it either."""
+        while self._rest:
+            self._go_on()
         return False
 
     def close(self) -> None:

@@ -24,6 +24,9 @@ _HEADS_OWN: Final = frozenset(
 )  # fmt: skip
 """Fields that no trailer section may have (RFC 9110, 6.5.1), also as a server spells them that reads `_` as `-`."""
 LAST: Final = b"0\r\n\r\n"
+MOST_PIECES: Final = 1_000
+"""Of a turn of the event loop, for `feed`: a read may have 40,000 chunks of a byte, and all others wait meanwhile."""
+_ANY: Final = 1 << 62
 
 
 class BadChunk(ValueError):
@@ -44,14 +47,17 @@ class Decoder:
         self._trailer_bytes = 0
         self.done = False
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """(payload slices, what follows the body). Raises `BadChunk`."""
+    def feed(self, data: bytes, most: int = _ANY) -> tuple[list[bytes], bytes]:
+        """(payload slices, what follows the body). Raises `BadChunk`.
+
+        After `most` slices it stops: where the body is not `done`, what is left is to be fed later.
+        """
         if self._held:
             data = self._held + data
             self._held = b""
         pieces: list[bytes] = []
         at = 0
-        while at < len(data) and not self.done:
+        while at < len(data) and not self.done and len(pieces) < most:
             if self._left:
                 at = self._payload(data, at, pieces)
                 continue

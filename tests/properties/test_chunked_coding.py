@@ -37,6 +37,16 @@ def test_what_is_framed_comes_out_again_however_it_is_cut(pieces: list[bytes], c
     assert decode(slices(wire + after, cuts)) == (b"".join(pieces), after, True)
 
 
+@given(PIECES, st.binary(max_size=20), st.integers(1, 3))
+def test_what_is_decoded_in_portions_is_the_same(pieces: list[bytes], after: bytes, most: int) -> None:
+    decoder, payload, left = Decoder(), [], b"".join(frame([piece]) for piece in pieces) + LAST + after
+    while not decoder.done:
+        found, left = decoder.feed(left, most)
+        assert len(found) <= most
+        payload += found
+    assert (payload, left) == (pieces, after)
+
+
 @given(PIECES)
 def test_several_pieces_make_one_chunk(pieces: list[bytes]) -> None:
     assert decode([frame(pieces) + LAST]) == (b"".join(pieces), b"", True)

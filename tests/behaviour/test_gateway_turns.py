@@ -1,0 +1,143 @@
+"""What would hold up all others is done in portions, a turn of the loop each; nothing of it gets lost or out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from router.contract.events import DeploymentReplicas, Phase
+from router.policy.chunked import LAST
+from tests.support.gateway_figures import code
+from tests.support.gateway_gate import Gate
+from tests.support.gateway_rig import KEY, Rig, deployment, gateway, replica, until
+from tests.support.gateway_upstream import Answer, Caller, Request, Script, answer, caller, echo, post, scripted
+
+HEAD = f"POST /endpoints/demo/score HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+BYTES = bytes(range(256)) * 400
+TINY = b"".join(b"1\r\n%c\r\n" % one for one in BYTES)
+WAITING = 300
+
+
+@pytest_asyncio.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with gateway(tmp_path) as rig:
+        yield rig
+
+
+async def slowly(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Reads when the buffers between are full, and not before."""
+    await asyncio.sleep(0.2)
+    await echo(request, writer)
+
+
+@pytest.mark.parametrize("script", [echo, slowly])
+@pytest.mark.parametrize("shut", [False, True])
+async def test_a_body_of_a_hundred_thousand_chunks(rig: Rig, script: Script, *, shut: bool) -> None:
+    async with scripted(script) as upstream, caller(rig.port) as connection:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        connection.send(HEAD + TINY + LAST)
+        if shut:
+            connection.shut()
+        got = await connection.answer()
+        assert (got.status, got.body == BYTES) == (200, True)
+        if not shut:
+            connection.send(HEAD + TINY + LAST + post(b"next"))
+            assert (await connection.answer()).body == BYTES
+            assert (await connection.answer()).body == b"next"
+
+
+async def test_a_body_of_many_chunks_that_comes_before_there_is_a_replica(rig: Rig) -> None:
+    async with scripted() as upstream, caller(rig.port) as connection:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": []})
+        connection.send(HEAD + TINY[: len(TINY) // 2])
+        await until(lambda: any(row.queued for report in rig.demand for row in report.rows), "it waits")
+        connection.send(TINY[len(TINY) // 2 :] + LAST)
+        rig.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        got = await connection.answer()
+        assert (got.status, got.body == BYTES) == (200, True)
+
+
+async def test_an_answer_of_a_hundred_thousand_chunks(rig: Rig) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + TINY + LAST
+    async with scripted(answer(raw)) as upstream, caller(rig.port) as connection:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        for _ in range(3):
+            connection.send(post(b"x"))
+            await asyncio.sleep(0.1)  # a caller that reads late
+            got = await connection.answer()
+            assert (got.status, got.body == BYTES) == (200, True)
+        assert upstream.connections == 1
+
+
+async def test_a_caller_that_leaves_amid_many_chunks(rig: Rig) -> None:
+    async with scripted() as upstream:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        async with caller(rig.port) as connection:
+            connection.send(HEAD + TINY)
+            await until(lambda: upstream.requests, "it is with the replica")
+            connection.abort()
+        await asyncio.wait_for(upstream.aborted.wait(), 30)
+
+
+async def test_endless_empty_lines_before_a_request_are_refused(rig: Rig) -> None:
+    async with caller(rig.port) as connection:
+        connection.send(b"\r\n" * 500_000)
+        got = await connection.answer()
+        assert (got.status, code(got)) == (400, "BadRequest")
+
+
+@contextlib.asynccontextmanager
+async def crowd(rig: Rig) -> AsyncIterator[list[Caller]]:
+    """So many requests wait for a first replica."""
+    await rig.publish("demo", {"blue": deployment(concurrency=WAITING)}, {"blue": 100}, {"blue": []})
+    async with contextlib.AsyncExitStack() as stack:
+        callers = [await stack.enter_async_context(caller(rig.port)) for _ in range(WAITING)]
+        for number, connection in enumerate(callers):
+            connection.send(post(b"%d" % number))
+        await until(lambda: _queued(rig) == WAITING, "all wait")
+        yield callers
+
+
+def _queued(rig: Rig) -> int:
+    return rig.demand[-1].rows[0].queued if rig.demand and rig.demand[-1].rows else 0
+
+
+async def _all(callers: list[Caller]) -> list[Answer]:
+    return await asyncio.gather(*[connection.answer() for connection in callers])
+
+
+async def test_a_first_replica_gets_all_that_wait(rig: Rig) -> None:
+    gate = Gate()
+    async with scripted(gate.script) as upstream, crowd(rig) as callers:
+        rig.publisher.replicas("demo", {"blue": [replica(upstream.port)]})
+        await until(lambda: gate.inside == WAITING, "all are with the replica")
+        for _ in callers:
+            gate.passes.release()
+        assert {one.status for one in await _all(callers)} == {200}
+
+
+async def test_all_that_wait_are_told_that_the_deployment_has_failed(rig: Rig) -> None:
+    async with crowd(rig) as callers:
+        rig.publisher.replicas("demo", {"blue": DeploymentReplicas(1, 1, Phase.FAILED, reason="BadImage")})
+        assert Counter((one.status, code(one)) for one in await _all(callers)) == {(503, "DeploymentFailed"): WAITING}
+
+
+async def test_all_that_wait_are_told_that_the_endpoint_is_gone(rig: Rig) -> None:
+    async with crowd(rig) as callers:
+        rig.publisher.delete("demo")
+        assert Counter((one.status, code(one)) for one in await _all(callers)) == {(404, "EndpointNotFound"): WAITING}
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": []})
+        assert _queued(rig) == 0
+
+
+async def test_all_that_wait_leave_in_any_order(rig: Rig) -> None:
+    async with crowd(rig) as callers:
+        for connection in [*callers[200:], *reversed(callers[:200])]:
+            connection.abort()
+        await until(lambda: _queued(rig) == 0, "nobody waits")
