@@ -13,7 +13,7 @@ from router.contract.specs import DeploymentExtras, DeploymentSpec, RequestSetti
 from router.gateway.backlog import Backlog
 from router.gateway.choosing import chooser_for
 from router.gateway.hedging import Hedges
-from router.gateway.queueing import Queue
+from router.gateway.queueing import AT_ONCE, Queue
 from router.gateway.ranking import Ranking
 from router.gateway.replicas import Replicas
 from router.gateway.tally import Tally
@@ -147,11 +147,17 @@ class Lane:
             for exchange in waiting:
                 self._hold(exchange)
         if waiting:
-            if self.failed and not has:
-                for exchange in list(waiting):
-                    exchange.fail_deployment()
+            self._fail_some()
             self.queue.pump()
             self.queue.watch()
+
+    def _fail_some(self) -> None:
+        """Tell those that wait for a deployment that has failed, so many in a turn of the loop."""
+        for _ in range(AT_ONCE):
+            if not self.queue.waiting or self.replicas.usable or not self.failed:
+                return
+            self.queue.waiting[0].fail_deployment()
+        self._state.loop.call_soon(self._fail_some)
 
     # Entering, waiting, leaving -------------------------------------------------------------------------------------
 
@@ -256,6 +262,15 @@ class Lane:
         self.queue.close()
         self.replicas.close()
         self.end_if_over()
+
+    def dismiss(self) -> None:
+        """The endpoint has been deleted, and the lane is closed: tell those that wait, so many in a turn of the loop."""
+        for _ in range(AT_ONCE):
+            if not self.queue.waiting:
+                self.end_if_over()
+                return
+            self.queue.waiting[0].endpoint_deleted()
+        self._state.loop.call_soon(self.dismiss)
 
     def abort(self) -> None:
         """Close every connection now."""

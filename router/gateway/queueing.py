@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.gateway.timers import NEVER
 from router.policy.priority import place
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from router.gateway.state import State
     from router.gateway.tally import Tally
 
+AT_ONCE: Final = 64
+"""Requests that are sent or told something in one turn of the loop, where thousands wait: all others wait meanwhile."""
 _POLL_SECONDS = 0.004
 _PATIENCE = 3
 """Polls for which a worker leaves free capacity to an older waiter elsewhere that does not take it."""
@@ -29,7 +31,7 @@ _PATIENCE = 3
 class Queue:
     """Of one lane, in one worker."""
 
-    __slots__ = ("_backlog", "_polls", "_replicas", "_state", "_tally", "_timer", "ranking", "waiting")
+    __slots__ = ("_backlog", "_polls", "_pumping", "_replicas", "_state", "_tally", "_timer", "ranking", "waiting")
 
     def __init__(self, state: State, tally: Tally, replicas: Replicas, backlog: Backlog) -> None:
         self._state = state
@@ -42,6 +44,8 @@ class Queue:
         """Where requests have classes."""
         self._timer: asyncio.TimerHandle | None = None
         self._polls = 0
+        self._pumping = False
+        """Whether those that wait have a turn of the loop already."""
 
     # Who waits ------------------------------------------------------------------------------------------------------
 
@@ -60,6 +64,8 @@ class Queue:
         """It no longer waits: it goes to a replica, gives up, or its caller is gone."""
         if self.waiting and self.waiting[0] is exchange:
             self.waiting.popleft()
+        elif self.waiting and self.waiting[-1] is exchange:  # thousands that leave in this order would be searched for
+            self.waiting.pop()
         else:
             self.waiting.remove(exchange)
         if exchange.held:
@@ -85,9 +91,14 @@ class Queue:
     # Whose turn it is -----------------------------------------------------------------------------------------------
 
     def pump(self, *, patient: bool = True) -> None:
-        """Send whoever waits, the first first, as long as there are places."""
+        """Send whoever waits, the first first, as long as there are places; so many in a turn of the loop."""
         tally, replicas = self._tally, self._replicas
+        left = AT_ONCE
         while self.waiting and replicas.usable:
+            if not left:
+                self._pump_soon()
+                return
+            left -= 1
             if patient and tally.steps and tally.goes_before_elsewhere(self._first()):
                 self.ring_first()
                 return
@@ -99,6 +110,15 @@ class Queue:
                 return
             self.leave(exchange)
             exchange.dispatch(target)
+
+    def _pump_soon(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self._state.loop.call_soon(self._pump_on)
+
+    def _pump_on(self) -> None:
+        self._pumping = False
+        self.pump()
 
     def ring_first(self) -> None:
         """Wake the worker where whoever goes first of those elsewhere waits."""

@@ -248,9 +248,8 @@ class Endpoint:
         # Who is sent back by a dying replica finds nothing to choose from any more.
         self.split, self.stick = Split(self._state, ()), None
         for lane in lanes.values():
-            for exchange in list(lane.queue.waiting):
-                exchange.endpoint_deleted()
             lane.close()
+            lane.dismiss()
 
     def lane_over(self, lane: Lane) -> None:
         """The last request of a deployment that is gone has ended; after the endpoint's own end nobody else flushes."""

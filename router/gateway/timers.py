@@ -17,6 +17,10 @@ _SHIFT: Final = 23
 """A slot is 2^23 ns, 8.4 ms: deadlines are met that much late."""
 NEVER: Final = (1 << 62) - 1
 """The largest number that compiled code holds in a machine word."""
+_TURN_NS: Final = 4_000_000
+"""Longest work of one turn; thousands of deadlines can be the same moment, and all else of the loop waits meanwhile."""
+_LOOK: Final = 0xF
+"""One in sixteen entries looks at the clock before."""
 
 
 class Timed(Protocol):
@@ -84,7 +88,10 @@ class Wheel:
         while self._order and self._order[0] <= reached:
             slot = heapq.heappop(self._order)
             due += [entry for entry in self._slots.pop(slot) if entry.slot == slot]
-        for entry in due:
+        for at, entry in enumerate(due):
+            if at & _LOOK == _LOOK and time.monotonic_ns() - now > _TURN_NS:
+                self._put_back(due[at:])
+                break
             entry.slot = NEVER
             if entry.deadline > now:
                 if entry.deadline != NEVER:
@@ -93,6 +100,16 @@ class Wheel:
                 entry.deadline = NEVER
                 entry.on_deadline(now)
         self._go_on()
+
+    def _put_back(self, entries: list[Timed]) -> None:
+        """Into the slots they were in: their turn is the next one."""
+        for entry in entries:
+            if entry.slot in self._slots:
+                self._slots[entry.slot].append(entry)
+            else:
+                self._slots[entry.slot] = [entry]
+                heapq.heappush(self._order, entry.slot)
+        self._schedule()
 
     def _go_on(self) -> None:
         """Behind a turn, unless somebody has armed something meanwhile. (A method of its own: the compiler takes for granted

@@ -26,7 +26,7 @@ _HEADS_OWN: Final = frozenset(
 LAST: Final = b"0\r\n\r\n"
 MOST_PIECES: Final = 1_000
 """Of a turn of the event loop, for `feed`: a read may have 40,000 chunks of a byte, and all others wait meanwhile."""
-_ANY: Final = 1 << 62
+_ANY: Final = (1 << 62) - 1
 
 
 class BadChunk(ValueError):

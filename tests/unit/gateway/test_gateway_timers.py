@@ -62,3 +62,28 @@ async def test_an_entry_that_fired_can_be_armed_again() -> None:
         await asyncio.wait_for(entry.event.wait(), 30)
         assert len(entry.fired) == count
     wheel.close()
+
+
+class Slow(Entry):
+    """Takes a millisecond, as dozens of refusals do."""
+
+    def on_deadline(self, now: int) -> None:
+        time.sleep(0.001)
+        super().on_deadline(now)
+
+
+async def test_many_that_are_due_at_once_leave_turns_to_others() -> None:
+    loop = asyncio.get_running_loop()
+    wheel = Wheel(loop)
+    entries = [Slow() for _ in range(100)]
+    deadline = time.monotonic_ns() + 5 * MS
+    for entry in entries:
+        wheel.arm(entry, deadline)
+    await entries[0].event.wait()
+    assert not entries[-2].fired
+    wheel.arm(entries[-1], deadline + 3_600_000 * MS)  # moved after its slot has come, before its turn
+    for entry in entries[:-1]:
+        await asyncio.wait_for(entry.event.wait(), 30)
+    assert all(len(entry.fired) == 1 for entry in entries[:-1])
+    assert not entries[-1].fired
+    wheel.close()
