@@ -17,6 +17,7 @@ from tests.support.gateway_figures import code
 from tests.support.gateway_gate import Gate
 from tests.support.gateway_rig import KEY, Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Answer, Caller, Request, Script, answer, caller, echo, post, scripted
+from tests.support.http2_caller import DataFrame, http2, request
 
 HEAD = f"POST /endpoints/demo/score HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 BYTES = bytes(range(256)) * 400
@@ -83,6 +84,21 @@ async def test_a_caller_that_leaves_amid_many_chunks(rig: Rig) -> None:
             await until(lambda: upstream.requests, "it is with the replica")
             connection.abort()
         await asyncio.wait_for(upstream.aborted.wait(), 30)
+
+
+async def test_a_body_of_many_frames_and_many_requests_at_once_over_http2(rig: Rig) -> None:
+    async with scripted() as upstream:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        async with http2(rig.port) as connection:
+            stream = connection.begin([*request(), (b"x-large", b"a" * 20_000)])
+            connection.send(*(DataFrame(stream, data=BYTES[at : at + 1]) for at in range(5_000)))
+            connection.data(stream, b"", ended=True)
+            others = [
+                connection.post(b"%d" % number, extra=[(b"x-large-%d" % number, b"b" * 20_000)]) for number in range(90)
+            ]
+            got = await connection.answer(stream)
+            assert (got.status, bytes(got.body)) == (200, BYTES[:5_000])
+            assert [(await connection.answer(one)).body for one in others] == [b"%d" % number for number in range(90)]
 
 
 async def test_endless_empty_lines_before_a_request_are_refused(rig: Rig) -> None:

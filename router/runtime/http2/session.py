@@ -35,6 +35,10 @@ from router.runtime.http2.frames import (
 
 _MOST_SETTINGS = 64
 """In one frame; there are six."""
+_TURN = 256
+"""Work of one turn of the event loop, a frame of a body is 1: a read may have 25,000 frames, and all others wait meanwhile."""
+_FIELDS = 4
+"""A frame of fields is so much, and 1 for each 64 bytes: to expand 60 KB of them takes 10 ms."""
 _FIRST_STREAMS = 100
 """Streams at once, before the other end has said how many it takes."""
 
@@ -42,7 +46,7 @@ _FIRST_STREAMS = 100
 class Session(Connection):
     """One connection; a protocol by its methods alone, so that it can be compiled."""
 
-    __slots__ = ("_buffer", "_need", "blocks", "highest", "peer_streams", "settled")
+    __slots__ = ("_buffer", "_need", "_resting", "blocks", "highest", "peer_streams", "settled")
 
     def __init__(self, list_bytes: int) -> None:
         """`list_bytes`: how large a field section may be before it is refused."""
@@ -55,6 +59,8 @@ class Session(Connection):
         """Its SETTINGS have come."""
         self._buffer = bytearray()
         self._need = 0
+        self._resting = False
+        """What has come is for a later turn of the loop."""
 
     def begin(self, transport: asyncio.BaseTransport, first: bytes, values: dict[Setting, int]) -> None:
         """Say `first` and what we take."""
@@ -75,7 +81,7 @@ class Session(Connection):
             return
         if self._buffer:
             self._buffer += data
-            if len(self._buffer) < self._need:
+            if self._resting or len(self._buffer) < self._need:
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
@@ -85,7 +91,7 @@ class Session(Connection):
             self.end(error.code, str(error))
 
     def _cut(self, data: bytes) -> None:
-        at, end = 0, len(data)
+        at, end, left = 0, len(data), _TURN
         while end - at >= HEADER_BYTES:
             high, low, kind, flags, stream = HEAD.unpack_from(data, at)
             length = high << 8 | low
@@ -96,12 +102,33 @@ class Session(Connection):
                 self._need = stop - at
                 self._buffer += data[at:]
                 return
+            if left <= 0:
+                self._later(data[at:])
+                return
+            left -= 1 if kind == frames.DATA else _FIELDS + (length >> 6)
             self._frame(kind, flags, stream & MAX_WINDOW, data[at + HEADER_BYTES : stop])
             if self.over:
                 return
             at = stop
         self._need = HEADER_BYTES
         self._buffer += data[at:]
+
+    def _later(self, rest: bytes) -> None:
+        """So much is work for further turns of the loop; nothing more is read before."""
+        self._buffer += rest
+        self._resting = True
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._resting:
+            return
+        self._resting = False
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self.data_received(rest)
+        if not self._resting and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self.blocks.open and kind != frames.CONTINUATION:
@@ -251,7 +278,14 @@ class Session(Connection):
         """The connection is gone; a timer may know of it for a while yet, so it keeps nothing large."""
         super().connection_lost(exc)
         self._buffer = bytearray()
+        self._resting = False
         self.blocks.close()
+
+    def eof_received(self) -> bool:
+        """The other end sends nothing more; what it has sent counts."""
+        while self._resting:
+            self._go_on()
+        return super().eof_received()
 
     # What the owner makes of it -------------------------------------------------------------------------------------
 
