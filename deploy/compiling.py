@@ -19,13 +19,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDERS = ("router/policy", "router/gateway", "router/runtime/http2")
 """All of them, as one compilation unit: between its classes, calls and attributes need no look-up."""
-ALSO = ("mirror/candidate_http2.py",)
-"""Whose classes derive from theirs, which only what is compiled with them can."""
+ALSO = ("mirror/candidate_http2.py", "mirror/sampling.py")
+"""Whose classes derive from theirs, which only what is compiled with them can; what each request asks."""
 INTERPRETED = (
     # Coroutines that live long: an exception that was thrown into a compiled one and handled further in stays the thread's
     # present one while it waits, and each further one holds on to it.
     "router/gateway/discovery.py",
-    "router/gateway/tee.py",
+    "router/gateway/mirror_link.py",
     "router/gateway/certificate_store.py",
     "router/gateway/certificates.py",
     "router/gateway/handover.py",

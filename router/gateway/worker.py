@@ -25,6 +25,7 @@ from router.gateway.downstream import Downstream
 from router.gateway.entrance import PROTOCOLS, Entering, Entrance
 from router.gateway.figures import families
 from router.gateway.guard import Guard
+from router.gateway.mirror_link import give_up, keep_connected
 from router.gateway.reports import Reports
 from router.gateway.state import State
 from router.gateway.tee import Tee
@@ -172,7 +173,7 @@ class _Worker:
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(self._discovery.follow(self._log, self._caught_up.set), name="discovery"),
-                    group.create_task(state.tee.keep_connected(), name="mirror connection"),
+                    group.create_task(keep_connected(state.tee), name="mirror connection"),
                     group.create_task(self._reports.keep_on(), name="observers"),
                 ]
                 if self._certificates is not None:
@@ -257,7 +258,7 @@ class _Worker:
             connection.transport.abort()
         for endpoint in self._discovery.endpoints.values():
             endpoint.abort()
-        await state.tee.close(_TEE_CLOSE_SECONDS)
+        await give_up(state.tee, _TEE_CLOSE_SECONDS)
         await asyncio.sleep(0)
         self._reports.flush(everything=True)
         await self._courier.close(_COURIER_CLOSE_SECONDS)
