@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Split:
     """Live weights, and the balances that make them exact over all workers."""
 
-    __slots__ = ("_cells", "_lanes", "_own", "_steps", "_weights")
+    __slots__ = ("_cells", "_count", "_lanes", "_one", "_other", "_own", "_rest", "_steps", "_weight", "_weights")
 
     def __init__(self, state: State, lanes: tuple[Lane, ...]) -> None:
         self._lanes = lanes
@@ -22,13 +22,18 @@ class Split:
         self._cells = state.board.cells
         self._own = tuple(state.board.row + lane.tally.balance for lane in lanes)
         self._steps = state.board.steps
+        self._count = len(lanes)
+        # Those of two by themselves: taking a tuple apart costs a request more than all else here.
+        two = self._count == 2
+        self._one, self._other = self._own if two else (0, 0)
+        self._weight, self._rest = self._weights if two else (0, 0)
 
     def next(self) -> Lane | None:
         """The deployment that takes the next request; None where no deployment has traffic."""
-        lanes = self._lanes
-        if len(lanes) == 2:
+        if self._count == 2:
             return self._next_of_two()
-        if len(lanes) < 2:
+        lanes = self._lanes
+        if self._count < 2:
             return lanes[0] if lanes else None
         cells = self._cells
         mine = [cells[at] for at in self._own]
@@ -42,12 +47,17 @@ class Split:
     def _next_of_two(self) -> Lane:
         """The same without lists: two is what most endpoints have."""
         cells = self._cells
-        (one, other), (weight, rest) = self._own, self._weights
+        one, other, weight, rest = self._one, self._other, self._weight, self._rest
         first = mine = cells[one] + weight
         second = theirs = cells[other] + rest
         for step in self._steps:
             first += cells[one + step]
             second += cells[other + step]
         chosen = of_two(first, second, weight, rest)
-        cells[one], cells[other] = (mine, theirs - WHOLE) if chosen else (mine - WHOLE, theirs)
+        if chosen:
+            cells[one] = mine
+            cells[other] = theirs - WHOLE
+        else:
+            cells[one] = mine - WHOLE
+            cells[other] = theirs
         return self._lanes[chosen]
