@@ -7,7 +7,8 @@ where names or hosts have.
 
 Of heads that differ, most differ in a field that means nothing here (`traceparent`) or only frames the body. So a head
 that is new as a whole is taken apart: the lines that have come before make a head of their own, which the strict parser
-judges once; each new line is judged alone where that is beyond doubt. Anything else is judged whole.
+judges once; each new line is judged alone where that is beyond doubt. Anything else is judged whole. Where it was one line, the
+next head is not even taken apart (`templates`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from router.gateway.profile import AUTH_KEY, profile_of
 from router.gateway.responses import STATUS_LINES, Refusal, status_line
+from router.gateway.templates import Templates
 from router.policy.grammar import is_request_head, is_response_head
 from router.policy.headers import BadHead, RequestHead, ResponseHead, bearer, judge_alone, reason
 from router.policy.matching import Table, origin_form
@@ -128,7 +130,17 @@ def judge(raw: bytes, table: Table[Endpoint], scheme: bytes = b"http", received:
 class Calls:
     """The calls that were judged lately. `whole` has them by all their bytes."""
 
-    __slots__ = ("_base_bytes", "_bases", "_line_bytes", "_lines", "_received", "_scheme", "_whole_bytes", "whole")
+    __slots__ = (
+        "_base_bytes",
+        "_bases",
+        "_line_bytes",
+        "_lines",
+        "_received",
+        "_scheme",
+        "_templates",
+        "_whole_bytes",
+        "whole",
+    )
 
     def __init__(self, scheme: bytes = b"http", received: str = "") -> None:
         """`scheme`: what callers speak, `http` or `https`; `received`: the version, where heads are made of another one."""
@@ -139,12 +151,14 @@ class Calls:
         """By the lines that have come before, without those of one request only."""
         self._lines: set[bytes] = set()
         """Lines, request line and fields, of requests that were let through to an endpoint."""
+        self._templates = Templates()
         self._whole_bytes = self._base_bytes = self._line_bytes = 0
 
     def clear(self) -> None:
         """Judge anew: hosts or names have changed."""
         self.whole.clear()
         self._bases.clear()
+        self._templates.clear()
         self._whole_bytes = self._base_bytes = 0
 
     def forget(self, endpoint: Endpoint) -> None:
@@ -155,18 +169,24 @@ class Calls:
         for raw in [raw for raw, call in self._bases.items() if call.endpoint is endpoint]:
             del self._bases[raw]
             self._base_bytes -= len(raw)
+        self._templates.forget(endpoint)
 
     def find(self, raw: bytes, table: Table[Endpoint]) -> tuple[Call, int, bytes]:
         """(call, length of the body, end of the head for the replica) of the head `raw`, which `whole` does not have."""
         if len(raw) > LONGEST:
             call = judge(raw, table, self._scheme, self._received)
             return call, call.length, call.after_peer
+        template = self._templates.of(raw)
+        if template is not None:
+            ends = template.read(raw)
+            if ends is not None:
+                return template.call, *ends
         lines = raw[:-4].split(b"\r\n")
         known = self._lines
         fresh = [line for line in lines if line not in known]
         # The first line is the request's own: in its place no field is one.
         if 0 < len(fresh) <= _NEW_LINES and fresh[0] is not lines[0]:
-            found = self._beside(lines[:], fresh, table)
+            found = self._beside(raw, lines[:], fresh, table)
             if found is not None:
                 return found
         call = judge(raw, table, self._scheme, self._received)
@@ -184,7 +204,9 @@ class Calls:
             known.update(lines)
         return call, call.length, call.after_peer
 
-    def _beside(self, lines: list[bytes], fresh: list[bytes], table: Table[Endpoint]) -> tuple[Call, int, bytes] | None:
+    def _beside(
+        self, raw: bytes, lines: list[bytes], fresh: list[bytes], table: Table[Endpoint]
+    ) -> tuple[Call, int, bytes] | None:
         """The same by its known lines, where each fresh one can be judged alone. Takes the fresh ones out of `lines`."""
         length, end, names = -1, b"", []
         for line in fresh:
@@ -203,6 +225,8 @@ class Calls:
             return None
         if base.endpoint is not None and length > base.endpoint.max_body:
             return refused(Refusal.BODY_TOO_LARGE, too_large(base.endpoint), lines[0]), length, b""
+        if len(fresh) == 1:
+            self._templates.learn(raw, fresh[0], names[0], base)
         return base, base.length if length < 0 else length, b"".join((base.after_peer[:-2], end, b"\r\n"))
 
     def _base(self, lines: bytes, table: Table[Endpoint]) -> Call:

@@ -10,6 +10,7 @@ from router.gateway import calls as calls_module
 from router.gateway.calls import Call, Calls, judge
 from router.gateway.responses import Refusal
 from router.gateway.routes import Endpoint
+from router.gateway.templates import Templates
 from router.policy.deadlines import written_in
 from router.policy.matching import Table
 
@@ -19,9 +20,10 @@ class Door:
 
     refuses = ""
     max_body = 1 << 50
+    keys = (b"one", b"two")
 
     def opens(self, key: bytes | None) -> bool:
-        return key in {b"one", b"two"}
+        return key in self.keys
 
 
 TABLE: Table[Endpoint] = Table({b"demo": Door()}, {})  # type: ignore[dict-item] # a door is all that is asked for
@@ -118,3 +120,40 @@ def test_what_is_remembered_is_bounded() -> None:
         assert calls._whole_bytes <= calls_module._CALL_BYTES + calls_module.LONGEST
         assert len(calls._lines) <= calls_module._LINES + len(USUAL) + 1
     assert calls._whole_bytes == sum(map(len, calls.whole))
+
+
+def test_what_was_learnt_of_heads_with_a_line_of_their_own_ends_with_what_it_stood_for() -> None:
+    calls, door = Calls(), Door()
+    table: Table[Endpoint] = Table({b"demo": door}, {})  # type: ignore[dict-item] # as above
+
+    def ask(number: int) -> Call:
+        raw = b"\r\n".join([FIRST[0], *USUAL, b"traceparent: 00-%d" % number, b"X-Last: 1", b"", b""])
+        return calls.find(raw, table)[0]
+
+    for number in range(5):
+        assert ask(number).refusal is None
+    door.keys = (b"two", b"three")
+    calls.forget(door)  # type: ignore[arg-type] # as above
+    assert ask(5).refusal is Refusal.UNAUTHORISED
+    door.keys = (b"one", b"two")
+    calls.clear()
+    assert ask(6).refusal is None
+
+
+def test_templates_are_bounded_and_each_request_line_has_the_last_one() -> None:
+    templates, call = Templates(), judge(b"\r\n".join([FIRST[0], *USUAL, b"", b""]), TABLE)
+    long = b"X-Long: " + b"a" * 1800
+    for number in range(3000):
+        line = b"traceparent: 00-%d" % number
+        for of_one in (b"X: 1", b"X: 2"):
+            first = b"POST /endpoints/demo/%d HTTP/1.1" % number
+            raw = b"\r\n".join([first, *USUAL, of_one, long, line, b"", b""])
+            templates.learn(raw, line, b"traceparent", call)
+            found = templates.of(raw)
+            assert found is not None
+            assert found.read(raw) == (1, call.after_peer[:-2] + line + b"\r\n\r\n")
+            assert found.read(raw.replace(of_one, b"X: 3")) is None
+            assert found.read(raw.replace(line, b"tracestate: a=1")) is None
+            assert found.read(raw.replace(line, line + b"\r\nX-More: 1")) is None
+    assert templates._bytes == sum(len(one.before) + len(one.after) for one in templates._known.values())
+    assert templates._bytes <= (4 << 20) + 4096
