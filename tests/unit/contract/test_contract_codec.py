@@ -137,6 +137,15 @@ def test_an_opening_keeps_the_head_behind_it() -> None:
     assert tee.parse_open(payload) == (OPEN, HEAD)
 
 
+@pytest.mark.parametrize("request_id", ["r-1", "", 'a"b', "a\\b", "ü", ',"request_id":"x","start_ns":7}'])
+def test_an_opening_whose_beginning_was_seen_before_is_read_alike(request_id: str) -> None:
+    opening = dataclasses.replace(OPEN, live=request_id or "blue", request_id=request_id, start_ns=2**63 - 1)
+    for one in (opening, dataclasses.replace(opening, request_id=request_id + "2", start_ns=0)):
+        for _ in range(2):
+            ((_, _, payload),) = tee.Decoder().feed(tee.open_frame(9, one, HEAD))
+            assert tee.parse_open(payload) == (one, HEAD)
+
+
 def test_a_notice_of_another_kind_is_unknown_not_malformed() -> None:
     _, _, decode = SAMPLES[NOTICES]
     for notice in ("emptied", None, 3):
