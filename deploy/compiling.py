@@ -17,10 +17,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDERS = ("router/policy", "router/gateway", "router/runtime/http2")
+FOLDERS = ("router/policy", "router/gateway", "router/runtime/http2", "mirror")
 """All of them, as one compilation unit: between its classes, calls and attributes need no look-up."""
-ALSO = ("mirror/candidate_http2.py", "mirror/sampling.py")
-"""Whose classes derive from theirs, which only what is compiled with them can; what each request asks."""
+ALSO = ("router/contract/tee.py", "router/contract/shadow_json.py")
+"""Of the others, what is called for every shadow."""
 INTERPRETED = (
     # Coroutines that live long: an exception that was thrown into a compiled one and handled further in stays the thread's
     # present one while it waits, and each further one holds on to it.
@@ -32,8 +32,13 @@ INTERPRETED = (
     "router/gateway/listening.py",
     "router/gateway/reports.py",
     "router/gateway/worker.py",
+    "mirror/discovery.py",
+    "mirror/receiver.py",
+    "mirror/recorder.py",
+    "mirror/sampling.py",
+    "mirror/service.py",
 )
-"""But for these: the first two by need, the others because they would gain nothing."""
+"""But for these: some by need, the others because they would gain nothing."""
 _PACKAGES = ("router", "mirror", "autoscaler")
 _PROGRAM = """
 from setuptools import setup

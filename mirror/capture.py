@@ -138,7 +138,8 @@ class RequestBody:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._file, view) :]
+                written = os.write(self._file, view)  # not within the slice: compiled, it would be written twice
+                view = view[written:]
         except OSError as error:
             raise Refused("spill_failed") from error
 
