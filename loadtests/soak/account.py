@@ -75,7 +75,9 @@ class Account:
     causes: list[Cause] = field(default_factory=list)
     under_way: dict[str, Request] = field(default_factory=dict)
     resent: int = 0
-    """Pipelined behind an answer that says `connection: close`, and sent again on another connection (RFC 9112, 9.3.2)."""
+    """Pipelined behind an answer that says `connection: close` (RFC 9112, 9.3.2), or streams behind a GOAWAY (RFC 9113, 6.8), and sent
+    again on another connection.
+    """
     faults: list[str] = field(default_factory=list)
     """What is wrong beside requests, in words."""
     started: float = field(default_factory=time.monotonic)

@@ -36,7 +36,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
         "explained": dict(verdict.explained),
         "unexplained": [account.told(one) for one in verdict.unexplained],
         "failures": [account.told(one) for one in account.failures],
-        "resent_behind_connection_close": account.resent,
+        "sent_again": account.resent,
         "causes": [_plain(asdict(cause), account.started) for cause in account.causes],  # type: ignore[call-overload] # dataclasses all
         "kinds": {
             name: {"asked": kind.asked, "ok": kind.ok, "explained": kind.explained}
@@ -81,7 +81,7 @@ def show(outcome: Outcome) -> None:
     for title, counts in (("done meanwhile", outcome.done), ("explained failures", dict(verdict.explained))):
         console.print(f"{title}: {', '.join(f'{count} {name}' for name, count in sorted(counts.items())) or 'none'}")
     console.print(
-        f"sent again behind connection: close: {account.resent}; splits off by at most {outcome.split_off:.2f} requests"
+        f"sent again behind `connection: close` or GOAWAY: {account.resent}; splits off by at most {outcome.split_off:.2f} requests"
     )
     _memory(console, outcome)
     for problem in outcome.problems[:_SHOWN]:
