@@ -13,6 +13,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final, cast
 
+from router.gateway.ends import address_of
 from router.gateway.http2.serving import Serving
 from router.gateway.intake import DISCARD, HANDED_OVER, HEAD, UNWELCOME, WAIT, Intake
 from router.gateway.keeping_up import Caller
@@ -35,12 +36,13 @@ class Downstream(Caller):
 
     __slots__ = ("_read_paused", "_watch", "has_ended", "intake", "quiet_since", "unwelcome")
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, peer: bytes = b"") -> None:
+        """`peer`: the caller's address where it has been let in already, in front of us."""
         self._state = state
         self.intake = Intake(state)
         self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
         self.exchange: Exchange | None = None
-        self.peer = b""
+        self.peer = peer
         self.deadline = NEVER
         self.slot = NEVER
         self.paused = False
@@ -59,15 +61,15 @@ class Downstream(Caller):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.transport = cast("asyncio.Transport", transport)
-        address = transport.get_extra_info("peername")
-        self.peer = str(address[0]).encode() if isinstance(address, tuple) else b"unknown"
         self._state.connections.add(self)
         self._state.counters.connections += 1
         self.quiet_since = time.monotonic_ns()
         self._state.wheel.arm(self, self.quiet_since + self._state.head_ns)
-        self.unwelcome = self._state.doors.enter(self.peer)
-        if self.unwelcome is not None:
-            self._turn_away()
+        if not self.peer:
+            self.peer = address_of(transport)
+            self.unwelcome = self._state.doors.enter(self.peer)
+            if self.unwelcome is not None:
+                self._turn_away()
 
     def _turn_away(self) -> None:
         """There are too many: it is told so once it asks for something, which it has to do soon."""

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from router.gateway.target import Target
 
 
+def address_of(transport: asyncio.BaseTransport) -> bytes:
+    """Where the other end of a connection is, without its port."""
+    address = transport.get_extra_info("peername")
+    return str(address[0]).encode() if isinstance(address, tuple) else b"unknown"
+
+
 class Near:
     """The caller's: its connection, or one stream of it. What is written to `transport` is HTTP/1.1."""
 

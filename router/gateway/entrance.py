@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from router.gateway.downstream import Downstream
+from router.gateway.ends import address_of
 from router.gateway.http2.serving import Serving
 from router.gateway.responses import Refusal, connection_line, refuse
 from router.gateway.timers import NEVER
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _HANDSHAKE_RECORD = 22
 
-PROTOCOLS: Mapping[str, Callable[[State], Speaker]] = {"h2": Serving, "http/1.1": Downstream}
-"""By ALPN's names (RFC 7301), the preferred one first: who speaks on a connection. Whoever offers none gets HTTP/1.1."""
+PROTOCOLS: Mapping[str, Callable[[State, bytes], Speaker]] = {"h2": Serving, "http/1.1": Downstream}
+"""By ALPN's names (RFC 7301), the preferred one first: who speaks on a connection, told the address of a caller
+that has been let in already. Whoever offers none gets HTTP/1.1."""
 
 
 class Entrance:
@@ -62,8 +64,7 @@ class Entering(Secured):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there, its handshake is not. It counts from now on."""
         super().connection_made(transport)
-        address = transport.get_extra_info("peername")
-        self._peer = str(address[0]).encode() if isinstance(address, tuple) else b"unknown"
+        self._peer = address_of(transport)
         state = self._entrance.state
         state.connections.add(self)
         state.wheel.arm(self, time.monotonic_ns() + min(HANDSHAKE_NS, state.head_ns))
@@ -73,8 +74,7 @@ class Entering(Secured):
             state.refusals.cut("connections", "more connections than can be told that there are too many")
             self.abort()
 
-    def _hand_over(self) -> None:
-        """Whoever speaks from now on counts for itself, and is told itself if there are too many."""
+    def _leave(self) -> None:
         if self._counted:
             self._counted = False
             self._entrance.state.doors.leave(self._peer, refused=self._turned_away)
@@ -106,9 +106,12 @@ class Entering(Secured):
         state = self._entrance.state
         self.deadline = NEVER
         state.connections.discard(self)
-        self._hand_over()
+        if self._turned_away:  # there may be room by now; if not, whoever speaks tells it so
+            self._leave()
+        inside, self._counted = self._counted, False
         state.counters.handshakes += 1
-        return PROTOCOLS[self.sealing.object.selected_alpn_protocol() or "http/1.1"](state)
+        speaker = PROTOCOLS[self.sealing.object.selected_alpn_protocol() or "http/1.1"]
+        return speaker(state, self._peer if inside else b"")
 
     def refused(self, why: Exception) -> None:
         """We do not, or the caller has left."""
@@ -123,5 +126,5 @@ class Entering(Secured):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._entrance.state.connections.discard(self)
-        self._hand_over()
+        self._leave()
         super().connection_lost(exc)

@@ -5,7 +5,6 @@ Works on OpenSSL's memory buffers, in the same turn: between two records nothing
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from typing import Final, cast
 
@@ -19,11 +18,12 @@ _NO_BYTES = ssl.MemoryBIO()
 class Sealing:
     """Of one connection, either side of it."""
 
-    __slots__ = ("_incoming", "_outgoing", "alert", "object", "over")
+    __slots__ = ("_incoming", "_outgoing", "_serves", "alert", "object", "over")
 
     def __init__(self) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._serves = False
         self.object = _NO_OBJECT
         """OpenSSL's side of the connection."""
         self.over = False
@@ -35,6 +35,7 @@ class Sealing:
 
     def begin(self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None) -> None:
         """Be ready for the handshake's first bytes, or for sending them."""
+        self._serves = server_side
         self.object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
@@ -56,7 +57,7 @@ class Sealing:
 
     def may_wait(self) -> bool:
         """Whether all that is left to send behind the handshake are tickets: they may go with the first answer."""
-        return self.object.server_side and self.object.version() == "TLSv1.3"
+        return self._serves and self.object.version() == "TLSv1.3"
 
     @property
     def has_more(self) -> bool:
@@ -97,12 +98,14 @@ class Sealing:
     def _open_slice(self, pieces: list[bytes]) -> None:
         """Raises `SSLError` where there will be no more."""
         incoming, found = self._incoming, self.object
-        with contextlib.suppress(ssl.SSLWantReadError):
+        try:
             while incoming.pending or found.pending():
                 piece = found.read(RECORD_BYTES)
                 if not piece:
                     raise ssl.SSLZeroReturnError
                 pieces.append(piece)
+        except ssl.SSLWantReadError:
+            return
 
     def _no_more(self, error: ssl.SSLError) -> None:
         self.over = True
@@ -115,8 +118,10 @@ class Sealing:
 
     def seal_end(self) -> None:
         """Our close_notify."""
-        with contextlib.suppress(ssl.SSLError):  # the other end has not answered with its own yet
+        try:
             self.object.unwrap()
+        except ssl.SSLError:  # the other end has not answered with its own yet
+            return
 
     @property
     def has_sealed(self) -> bool:

@@ -17,6 +17,7 @@ from router.contract.errors import InvalidSpec
 from router.contract.events import Outcome
 from router.gateway import entrance
 from router.gateway.certificate_store import served
+from tests.support.gateway_figures import figures
 from tests.support.gateway_rig import PATIENCE, Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Request, caller, gone, post, read_chunked, scripted
 from tests.support.http_corpus import Case, cases
@@ -103,6 +104,36 @@ async def test_http_1_1_is_agreed_on_and_a_session_is_resumed(
             assert connection.tls.session_reused
             connection.send(post(b"y"))
             assert (await connection.read()).endswith(b"y")
+
+
+async def shows(rig: Rig, name: str, value: float) -> None:
+    """Wait until the worker's figure is that: what it says of a connection comes a turn or two after the connection."""
+    while await figures(rig, f"tidegate_gateway_{name}") != {"": value}:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+async def test_a_connection_has_one_place_from_before_its_handshake_to_its_end(
+    tmp_path: Path, authority: Authority, pair: Issued, protocol: str
+) -> None:
+    trusted, context = authority.trusted(), authority.trusted()
+    context.set_alpn_protocols([protocol])
+    async with scripted() as upstream, serving(tmp_path, pair, upstream.port, max_connections=1) as rig:
+        for turn in range(2):
+            async with tls_caller(rig.port, context, shaken=False) as connection:
+                await shows(rig, "open_connections", 1)
+                await connection.shake()
+                await shows(rig, "tls_handshakes_total", 2 * turn + 1)
+                async with tls_caller(rig.port, trusted) as refused:
+                    refused.send(post(b"x"))
+                    assert (await refused.everything()).startswith(b"HTTP/1.1 503 ")
+                await shows(rig, "open_connections", 1)
+            await shows(rig, "open_connections", 0)
+            async with caller(rig.port) as nonsense:
+                await shows(rig, "open_connections", 1)
+                nonsense.send(b"no handshake")
+                assert await nonsense.reader.read()
+            await shows(rig, "open_connections", 0)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")

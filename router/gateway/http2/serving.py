@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from router.gateway.calls import refused
+from router.gateway.ends import address_of
 from router.gateway.exchange import Exchange
 from router.gateway.http2.stream import Stream
 from router.gateway.responses import Refusal
@@ -43,12 +44,13 @@ class Serving(Session):
         "_asked", "_asked_ended", "_asked_fields", "_last_word", "_preface", "_state", "_told_ns", "_unwelcome", "deadline", "peer", "slot",
     )  # fmt: skip
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, peer: bytes = b"") -> None:
+        """`peer`: the caller's address where it has been let in already, in front of us."""
         super().__init__(state.settings.max_head_bytes)
         self._state = state
         self._preface = b""
         """What of it has come."""
-        self.peer = b""
+        self.peer = peer
         self.deadline = NEVER
         self.slot = NEVER
         self._told_ns = 0
@@ -65,13 +67,13 @@ class Serving(Session):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         state = self._state
-        address = transport.get_extra_info("peername")
-        self.peer = str(address[0]).encode() if isinstance(address, tuple) else b"unknown"
         state.connections.add(self)
         state.counters.connections += 1
         state.wheel.arm(self, time.monotonic_ns() + state.head_ns)
         self.begin(transport, b"", {Setting.MAX_CONCURRENT_STREAMS: state.settings.http2_streams})
-        self._unwelcome = state.doors.enter(self.peer)
+        if not self.peer:
+            self.peer = address_of(transport)
+            self._unwelcome = state.doors.enter(self.peer)
         if self._unwelcome is not None:
             state.refusals.note(self._unwelcome, None, "there are too many connections")
             self.end(Code.ENHANCE_YOUR_CALM, "there are too many connections")
