@@ -35,7 +35,6 @@ INTERPRETED = (
     "mirror/discovery.py",
     "mirror/receiver.py",
     "mirror/recorder.py",
-    "mirror/sampling.py",
     "mirror/service.py",
 )
 """But for these: some by need, the others because they would gain nothing."""
