@@ -81,10 +81,9 @@ class Neighbour:
             self._due += self._chance.expovariate(self._rate)
             self._send()
         wait = min(_LONGEST_WAIT, max(0.0, self._due - time.perf_counter()))
-        if not (ready := self._poll.poll(0)):
-            select.select([self._poll.fileno()], [], [], wait)
-            ready = self._poll.poll(0)
-        for number, events in ready:
+        if not select.select((self._poll.fileno(),), (), (), wait)[0]:
+            return
+        for number, events in self._poll.poll(0):
             connection = self._open.get(number)
             if connection is None:
                 continue

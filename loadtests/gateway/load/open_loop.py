@@ -74,11 +74,9 @@ class OpenLoop:
             if now > last:
                 return
             pause = begin + sent * self.gap - now if sent < self.count and self._free else last - now
-            if not (ready := self._poll.poll(0)):
-                select.select(waited, [], [], max(0.0, pause))
-                ready = self._poll.poll(0)
-            for number, _ in ready:
-                self._read(number)
+            if select.select(waited, (), (), max(0.0, pause))[0]:
+                for number, _ in self._poll.poll(0):
+                    self._read(number)
 
     @property
     def missing(self) -> int:

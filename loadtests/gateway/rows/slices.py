@@ -22,6 +22,8 @@ SECONDS = 0.5
 """Of a slice."""
 RESOLUTION = 0.1
 """A measurement whose noise is larger tells nothing about a goal that is just met."""
+HOPELESS = 0.5
+"""Beyond such a noise there is no verdict at all: the few rounds that make it so do not tell how large it is either."""
 _RESAMPLES = 1_000
 _CONFIDENCE = 95.0
 
@@ -78,6 +80,8 @@ def verdict(ratio: float, limit: float, noise: float) -> bool | None:
     """Whether `ratio` keeps to `limit`. Beyond doubt where it does, or does not, by more than the noise; closer to the limit it does
     as far as can be seen, which is a verdict (True) only where the noise is small, and else none.
     """
+    if noise > HOPELESS:
+        return None
     if ratio > limit * (1 + noise):
         return False
     if ratio * (1 + noise) <= limit or noise <= RESOLUTION:

@@ -69,6 +69,7 @@ def test_a_verdict_is_given_beyond_the_noise_and_within_it_where_there_is_little
     assert slices.verdict(1.1, 1.2, 0.5) is None
     assert slices.verdict(0.5, 1.2, 0.5) is True
     assert slices.verdict(3.0, 1.2, 0.5) is False
+    assert slices.verdict(9.0, 1.2, 0.6) is None
 
 
 def test_a_hostile_shadow_is_judged_by_the_worst_case_and_not_within_the_noise() -> None:
