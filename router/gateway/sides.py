@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import asyncio
-
     from router.gateway.tunnel import Tunnel
     from router.policy.websocket import Scanner
+
+
+_TURN_BYTES: Final = 65536
+"""Of frames in one turn of the event loop: a read may have 36,000 of them, and all others wait meanwhile."""
 
 
 class Side:
     """What comes from it goes through `scanner` to the other. A protocol by its methods alone."""
 
     __slots__ = (
-        "asked", "count", "cut_off", "heard", "is_near", "lost", "other", "paused_since", "said", "scanner", "told", "transport",
+        "asked", "count", "cut_off", "heard", "is_near", "lost", "other", "paused_since", "rest", "said", "scanner", "told", "transport",
         "tunnel",
     )  # fmt: skip
 
@@ -36,6 +39,8 @@ class Side:
         """Bytes that came from it."""
         self.paused_since = 0
         """Since when it takes nothing; 0 = it does."""
+        self.rest = b""
+        """What has come and is for a later turn of the loop."""
         self.said = False
         """It says nothing more: its close frame has come, or the end of its connection."""
         self.told = False
@@ -51,8 +56,14 @@ class Side:
 
     def data_received(self, data: bytes) -> None:
         """Frames, in any pieces."""
-        self.count += len(data)
+        if self.rest:
+            self.rest += data
+            return
         scanner, other = self.scanner, self.other
+        if len(data) > _TURN_BYTES and not scanner.passes_whole(len(data)):
+            self._later(data[_TURN_BYTES:])
+            data = data[:_TURN_BYTES]
+        self.count += len(data)
         if scanner.over:
             return
         now = self.heard = time.monotonic_ns()
@@ -69,6 +80,19 @@ class Side:
         if scanner.muted or scanner.close_code or scanner.violation is not None:
             self.tunnel.ends(self, now)
 
+    def _later(self, rest: bytes) -> None:
+        """So many frames are work for further turns of the loop; nothing more is read before."""
+        self.rest = rest
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        rest, self.rest = self.rest, b""
+        if rest and not self.lost and not self.transport.is_closing():
+            self.data_received(rest)
+            if not self.rest and not self.other.paused_since and not self.transport.is_closing():
+                self.transport.resume_reading()
+
     def write(self, pieces: list[bytes]) -> None:
         """To this end."""
         if not self.lost and not self.transport.is_closing():
@@ -84,11 +108,13 @@ class Side:
         """It has caught up."""
         self.paused_since = 0
         self.other.heard = time.monotonic_ns()  # whatever it said meanwhile was not read
-        if not self.other.lost and not self.other.transport.is_closing():
+        if not self.other.lost and not self.other.rest and not self.other.transport.is_closing():
             self.other.transport.resume_reading()
 
     def eof_received(self) -> bool:
         """It sends nothing more."""
+        while self.rest:
+            self._go_on()
         self.tunnel.gone(self)
         return False
 

@@ -97,6 +97,10 @@ class Scanner:
         self.muted = last
         return ours
 
+    def passes_whole(self, size: int) -> bool:
+        """Whether the next `size` bytes are all of the frame that has begun, so that there is nothing to look at."""
+        return self._left >= size
+
     def feed(self, data: bytes) -> list[bytes]:
         """What passes of `data` and of what was held, in slices."""
         if self.over:

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from websockets.asyncio.server import ServerConnection
 
 from router.contract.events import DeploymentReplicas, Phase
 from router.policy.chunked import LAST
+from router.policy.websocket import BINARY, closing, frame
 from tests.support.gateway_figures import code
 from tests.support.gateway_gate import Gate
 from tests.support.gateway_rig import KEY, Rig, deployment, gateway, replica, until
 from tests.support.gateway_upstream import Answer, Caller, Request, Script, answer, caller, echo, post, scripted
 from tests.support.http2_caller import DataFrame, http2, request
+from tests.support.websocket_ends import raw_socket, socket_replica
 
 HEAD = f"POST /endpoints/demo/score HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 BYTES = bytes(range(256)) * 400
@@ -99,6 +102,27 @@ async def test_a_body_of_many_frames_and_many_requests_at_once_over_http2(rig: R
             got = await connection.answer(stream)
             assert (got.status, bytes(got.body)) == (200, BYTES[:5_000])
             assert [(await connection.answer(one)).body for one in others] == [b"%d" % number for number in range(90)]
+
+
+@pytest.mark.parametrize("shut", [False, True])
+async def test_tens_of_thousands_of_messages_over_websocket(rig: Rig, *, shut: bool) -> None:
+    got: list[str | bytes] = []
+    over = asyncio.Event()
+
+    async def count(connection: ServerConnection) -> None:
+        got.extend([message async for message in connection])
+        over.set()
+
+    sent = [b"%c" % one for one in BYTES[:40_000]]
+    raw = b"".join(frame(BINARY, one, b"mask") for one in sent) + closing(1000, "", b"mask")
+    async with socket_replica(count) as upstream:
+        await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        async with raw_socket(rig.port) as connection:
+            connection.send(raw)
+            if shut:
+                connection.shut()
+            await asyncio.wait_for(over.wait(), 60)
+    assert got == sent
 
 
 async def test_endless_empty_lines_before_a_request_are_refused(rig: Rig) -> None:
