@@ -17,6 +17,7 @@ from router.gateway.tracing import TracedExchange
 from router.policy.chunked import MOST_PIECES, BadChunk, Decoder
 
 if TYPE_CHECKING:
+    from router.gateway.calls import Call
     from router.gateway.downstream import Downstream
     from router.gateway.state import State
 
@@ -46,7 +47,19 @@ _HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
 class Intake:
     """Of one connection."""
 
-    __slots__ = ("_decoder", "_discarded", "_left", "_state", "_used", "backlog", "head_since", "held", "mode", "rest")
+    __slots__ = (
+        "_decoder",
+        "_discarded",
+        "_left",
+        "_state",
+        "_used",
+        "_usual",
+        "backlog",
+        "head_since",
+        "held",
+        "mode",
+        "rest",
+    )
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -64,6 +77,8 @@ class Intake:
         self._discarded = 0
         self._used = False
         """It has begun with HTTP/1.1, and stays with that."""
+        self._usual = 0
+        """Where the last head ended, if it was one that had come before; 0: it was not."""
 
     def take(self, down: Downstream, data: bytes) -> None:
         """Bytes from the caller."""
@@ -71,7 +86,7 @@ class Intake:
         if mode == HEAD:
             if self.held:
                 self._more_of_a_head(down, data)
-            else:
+            elif not self._usual or not self._comes_again(down, data, self._usual):
                 self._head(down, data, data.find(b"\r\n\r\n") + 4, 0)
         elif mode == LENGTH:
             self._length(down, data)
@@ -115,6 +130,16 @@ class Intake:
         return self.mode in (LENGTH, CHUNKED)
 
     # Heads ----------------------------------------------------------------------------------------------------------
+
+    def _comes_again(self, down: Downstream, data: bytes, end: int) -> bool:
+        """Whether it begins with a head that is known and ends at `end`: nobody has to search for where it ends."""
+        raw = data[:end]
+        call = self._state.calls.whole.get(raw)
+        if call is None:
+            return False
+        # It may be all that has come, and shorter.
+        self._begin(down, data, len(raw), call, call.length, call.after_peer)
+        return True
 
     def _more_of_a_head(self, down: Downstream, data: bytes) -> None:
         """Behind what has been looked at before: only once per byte, or a head in many pieces would cost its square."""
@@ -161,19 +186,26 @@ class Intake:
         raw = data[:end]
         call = state.calls.whole.get(raw)
         if call is not None:
-            length, after_peer = call.length, call.after_peer
-        elif end > state.settings.max_head_bytes:
-            self.refuse(down, Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
+            self._usual = end
+            self._begin(down, data, end, call, call.length, call.after_peer)
             return
+        self._usual = 0
+        if end > state.settings.max_head_bytes:
+            self.refuse(down, Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
         elif raw == _HTTP2 and not self._used and down.transport.get_extra_info("tls") is None:
             down.become_http2(data)
-            return
         elif raw.count(b"\r\n") - 2 > state.settings.max_header_fields:
             text = f"more than {state.settings.max_header_fields} header fields"
             self.refuse(down, Refusal.TOO_MANY_FIELDS, text, data)
-            return
         else:
             call, length, after_peer = state.calls.find(raw, state.table)
+            self._begin(down, data, end, call, length, after_peer)
+
+    def _begin(  # noqa: PLR0917 -- once per request: keywords would cost as much as a look-up
+        self, down: Downstream, data: bytes, end: int, call: Call, length: int, after_peer: bytes
+    ) -> None:
+        """A request: its head ends at `end` and makes `call`; length of the body, end of the head for the replica."""
+        state = self._state
         tracer = state.tracer
         if tracer is None:
             exchange = Exchange(state, down, call, after_peer)

@@ -69,7 +69,7 @@ def is_unheard(transport: asyncio.Transport) -> bool:
 class Upstream(Far):
     """One connection to a replica; a protocol by its methods alone, so that it can be compiled."""
 
-    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_rest", "_reusable", "held_back", "used")  # fmt: skip
+    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_rest", "_reusable", "_usual", "held_back", "used")  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -88,6 +88,8 @@ class Upstream(Far):
         """Of a chunked body, what is for a later turn of the loop."""
         self._reusable = True
         self._interim = 0
+        self._usual = 0
+        """Where the last head ended, if it was one that had come before; 0: it was not."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
@@ -123,6 +125,14 @@ class Upstream(Far):
             self._body(exchange, data)
 
     def _head(self, exchange: Exchange, data: bytes) -> None:
+        end = self._usual
+        if end:  # where it is that one again, nobody has to search for its end
+            raw = data[:end]
+            known = self.target.answers.get(raw)
+            if known is not None and known.status >= 200:
+                self._begin(exchange, known, raw, data)
+                return
+            self._usual = 0
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4:
@@ -139,6 +149,8 @@ class Upstream(Far):
                 except ValueError as error:
                     self._nonsense(exchange, str(error))
                     return
+            elif answer.status >= 200:
+                self._usual = end
             if answer.status >= 200:
                 break
             self._interim += 1
@@ -147,6 +159,11 @@ class Upstream(Far):
                 return
             exchange.reply.interim(answer)
             data = data[end:]
+        self._begin(exchange, answer, raw, data)
+
+    def _begin(self, exchange: Exchange, answer: Answer, raw: bytes, data: bytes) -> None:
+        """An answer: `data` begins with its head `raw`."""
+        end = len(raw)
         self._frame(exchange, answer)
         exchange.answer(answer, raw, self)
         if self._mode == _LENGTH and self._left == len(data) - end:

@@ -49,6 +49,40 @@ async def test_bodies_of_any_size_pass_whole_behind_their_heads(rig: Rig, upstre
     assert upstream.connections == 1
 
 
+async def test_heads_that_come_again_are_cut_where_they_end(rig: Rig, upstream: ScriptedReplica) -> None:
+    """Also where the next one is shorter, longer, as long but another, in pieces or behind another one."""
+
+    async def many_lengths(request: Request, writer: asyncio.StreamWriter) -> None:
+        await request.read_body()
+        extra = "" if request.target == "/" else "X-Of: " + request.target[1:] + "\r\n"
+        writer.write(f"HTTP/1.1 200 OK\r\n{extra}Content-Length: {len(request.body)}\r\n\r\n".encode() + request.body)
+
+    upstream.script = many_lengths
+    paths = ("", "a" * 300, "b" * 300, "c" * 20, "")
+    requests = [(path, post(body, path=f"/endpoints/demo/{path}")) for path in paths for body in (b"", b"xyz")]
+    chances = random.Random(1)
+    async with caller(rig.port) as connection:
+        for _ in range(40):
+            path, request = chances.choice(requests)
+            for _ in range(chances.choice((1, 1, 2, 3))):
+                if chances.random() < 0.2:
+                    at = chances.randrange(1, len(request))
+                    connection.send(request[:at])
+                    await asyncio.sleep(0)
+                    connection.send(request[at:])
+                else:
+                    connection.send(request)
+                got = await connection.answer()
+                assert (got.status, got.body) == (200, request.partition(b"\r\n\r\n")[2])
+                assert got.headers.get("x-of", "") == path
+                assert upstream.requests[-1].target == f"/{path}"
+        connection.send(b"".join(request for _, request in requests))
+        for path, request in requests:
+            got = await connection.answer()
+            assert (got.body, got.headers.get("x-of", "")) == (request.partition(b"\r\n\r\n")[2], path)
+    assert upstream.connections == 1
+
+
 async def test_our_request_id_goes_both_ways_and_names_the_record(rig: Rig, upstream: ScriptedReplica) -> None:
     got = await ask(rig.port, post(extra="X-Request-Id: mine\r\n"))
     sent = upstream.requests[0].header("x-request-id")
