@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from router.contract.errors import Unavailable
 from router.contract.events import COMPACTED
@@ -25,10 +26,17 @@ __all__ = ["OUTGOING_ROW_BYTES", "Retention", "Store", "translated"]
 
 OUTGOING_ROW_BYTES = 200
 """What a row takes in the file besides its value: its other columns, and its places in the indexes."""
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT = """
 INSERT INTO messages (topic, partition, key, writer, sequence, time_ns, compacted, outgoing, value, checksum)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (topic, partition, writer, sequence) DO NOTHING
+VALUES {} ON CONFLICT (topic, partition, writer, sequence) DO NOTHING
 """
+_COLUMNS = _ROW.count("?")
+_TOGETHER = 64
+"""Rows of one statement. Each statement lets other threads run and has to wait until one of them lets go again, which costs
+more than a row; and each reads and writes the highest offset.
+"""
+_INSERT_ONE, _INSERT_SOME = _INSERT.format(_ROW), _INSERT.format(", ".join([_ROW] * _TOGETHER))
 _COUNT = """
 INSERT INTO usage VALUES (?1, ?2, ?3, ?4) ON CONFLICT (topic) DO UPDATE SET bytes = bytes + ?2,
 outgoing_rows = outgoing_rows + ?3, outgoing_bytes = outgoing_bytes + ?4
@@ -186,15 +194,15 @@ class Store:
     def _insert(self, writer: bytes, rows: Sequence[Row], outgoing: bool) -> int:
         counts: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
-        values = []
+        values: list[Any] = []
         for topic, key, value, sequence, time_ns, partition in rows:
             counts[topic] += 1
             sizes[topic] += len(value)
             checksum = embedded_schema.checksum_of(topic, partition, key, writer, sequence, time_ns, "", value)
-            values.append(
-                (topic, partition, key, writer, sequence, time_ns, topic in COMPACTED, outgoing, value, checksum)
-            )
-        added = self._db.executemany(_INSERT, values).rowcount
+            values += (
+                topic, partition, key, writer, sequence, time_ns, topic in COMPACTED, outgoing, value, checksum
+            )  # fmt: skip
+        added = self._insert_values(values)
         if added == len(rows):
             self._count(counts, sizes, outgoing)
         elif added:
@@ -205,6 +213,16 @@ class Store:
         if writer != self._noted:
             self._db.execute("INSERT OR IGNORE INTO writers VALUES (?, ?)", (writer, rows[0].time_ns))
         return self._outgoing_size()
+
+    def _insert_values(self, values: list[Any]) -> int:
+        """Insert rows, whose values stand one behind the other; how many were new."""
+        step = _TOGETHER * _COLUMNS
+        together = len(values) // step * step
+        added = 0
+        for at in range(0, together, step):
+            added += self._db.execute(_INSERT_SOME, values[at : at + step]).rowcount
+        rest = [values[at : at + _COLUMNS] for at in range(together, len(values), _COLUMNS)]
+        return added + (self._db.executemany(_INSERT_ONE, rest).rowcount if rest else 0)
 
     def _count(self, counts: Mapping[str, int], sizes: Mapping[str, int], outgoing: bool = False) -> None:
         """Keep the books of rows that were added: topic → how many, topic → bytes of their values."""

@@ -161,6 +161,22 @@ async def test_the_same_id_is_never_stored_twice(opener: Opener, folder: Path) -
         sql(folder, f"INSERT INTO messages ({columns}) SELECT {columns} FROM messages")
 
 
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200, 1000])
+async def test_however_many_are_committed_together_each_is_there_once_and_in_its_order(
+    opener: Opener, folder: Path, count: int
+) -> None:
+    log, now_ns = opener(), time.time_ns()
+    rows = [
+        Row((DEMAND, REQUESTS)[number % 2], "e", b"%d" % number, number // 2, now_ns) for number in range(2 * count)
+    ]
+    with contextlib.closing(Store(folder / FILE)) as store:
+        for together in (count, 2 * count, count):  # as after commits whose outcome was not known
+            store.insert(b"w" * 16, rows[:together])
+    found = await read_all(await log.reader([DEMAND, REQUESTS]))
+    assert [(m.topic, m.value, m.sequence) for m in found] == [(row.topic, row.value, row.sequence) for row in rows]
+    assert sql(folder, "SELECT sum(bytes) FROM usage") == [(sum(len(row.value) for row in rows),)]
+
+
 async def test_a_missing_stream_message_is_a_gap_for_readers_that_pass_it(opener: Opener, folder: Path) -> None:
     log = opener()
     for _ in range(10):
