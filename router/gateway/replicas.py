@@ -191,13 +191,13 @@ class Replicas:
             self._state.board.let_go(self._column_name(target.id), Quantity.GAUGE)
             self._lane.end_if_over()
 
-    def drop_idle(self) -> int:
-        """Close the connections that carry nothing; how many there were."""
+    def spare(self, most: int) -> int:
+        """Close connections that carry nothing, those that have done so for longest, but not more; how many there were."""
         count = 0
         for target in self._targets.values():
-            if target.idle:
-                count += len(target.idle)
-                target.drop_idle()
+            for connection in target.idle[: most - count]:
+                connection.close()
+                count += 1
         return count
 
     def close(self) -> None:

@@ -171,6 +171,8 @@ class Target:
         """What other endpoints leave lying idle must not cost this one its requests."""
         state = self._state
         for _ in range(_SPARINGS):
+            if state.upstreams > state.doors.most - state.doors.room:
+                spare(state)
             if state.upstreams < state.doors.most:
                 state.upstreams += 1
                 try:
@@ -178,9 +180,9 @@ class Target:
                 except OSError as error:
                     if error.errno not in SHORTAGES:
                         return None
+                    spare(state)
                 finally:
                     state.upstreams -= 1
-            spare(state)
             await asyncio.sleep(_SPARING_SECONDS)
         return None
 

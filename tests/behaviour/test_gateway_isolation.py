@@ -156,3 +156,24 @@ async def test_connections_that_an_endpoints_peak_leaves_behind(tmp_path: Path) 
                 assert {(await connection.answer()).status for connection in crowd} == {200}
             while (await figures_of(settings, "tidegate_gateway_open_connections"))[""]:
                 await asyncio.sleep(0.01)
+
+
+async def test_of_many_idle_connections_only_as_many_are_closed_as_others_need(tmp_path: Path) -> None:
+    async with publishing(tmp_path) as publisher, scripted() as upstream, contextlib.AsyncExitStack() as stack:
+        names = [f"tide-{number}" for number in range(60)]
+        for name in names:
+            publisher.endpoint(name, {"blue": deployment()}, {"blue": 100})
+            publisher.replicas(name, {"blue": [replica(upstream.port)]})
+        await publisher.log.flush()
+        settings = GatewaySettings(data=DataLayout(tmp_path), port=free_port(), max_connections=48)
+        await stack.enter_async_context(worker_process(settings))
+        connection = await stack.enter_async_context(caller(settings.port))
+        fewest = len(names)
+        for asked, name in enumerate([*names, *names[-10:]], 1):
+            connection.send(post(b"x", path=f"/endpoints/{name}/score"))
+            assert (await connection.answer()).status == 200
+            if asked >= 48:
+                fewest = min(fewest, upstream.open)
+        assert fewest >= 36, "an eighth at a time, and no more while there is room for another eighth"
+        await until(lambda: upstream.open <= 48, "the others are closed")
+        assert upstream.connections == len(names), "those that were used last are kept"
