@@ -25,7 +25,16 @@ from router.contract.events import (
     ShadowComparison,
     Side,
 )
-from router.contract.packed_demand import DEMAND_HEADER, DEMAND_ROW, DRAINING, HISTOGRAM, decode_demand, encode_demand
+from router.contract.packed_demand import (
+    DEMAND_HEADER,
+    DEMAND_ROW,
+    DRAINING,
+    HISTOGRAM,
+    decode_demand,
+    encode_demand,
+    pack_demand,
+    pack_demand_row,
+)
 from router.contract.packed_requests import (
     COUNTS,
     COUNTS_ROW,
@@ -89,6 +98,8 @@ __all__ = [
     "encode_snapshot",
     "encode_specs",
     "is_counts",
+    "pack_demand",
+    "pack_demand_row",
     "split_counts",
     "split_details",
     "split_requests",

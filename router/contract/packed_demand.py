@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 from router.contract.events import BUCKETS, DemandReport, DemandRow
 from router.contract.schema import SCHEMA, Malformed, UnknownSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEMAND_HEADER = struct.Struct("<BBHHHqqqq")
 """schema, flags (1 = shadow reporter), rows, draining, endpoint length, start, end, revision, replicas version."""
@@ -19,46 +23,51 @@ DRAINING = struct.Struct("<HI")
 
 def encode_demand(report: DemandReport) -> bytes:
     """Packed bytes of one demand report."""
-    endpoint = report.endpoint.encode()
-    out = bytearray(
-        DEMAND_HEADER.pack(
-            SCHEMA,
-            int(report.shadow),
-            len(report.rows),
-            len(report.draining),
-            len(endpoint),
-            report.start_ns,
-            report.end_ns,
-            report.revision,
-            report.replicas_version,
-        )
+    return pack_demand(
+        report.endpoint,
+        report.start_ns,
+        report.end_ns,
+        report.revision,
+        report.replicas_version,
+        [_encode_row(row) for row in report.rows],
+        report.draining,
+        shadow=report.shadow,
     )
-    out += endpoint
-    for row in report.rows:
-        name = row.deployment.encode()
-        flags = int(row.shadow) | (2 if row.latency else 0) | (4 if row.wait else 0)
-        out += DEMAND_ROW.pack(
-            flags,
-            0,
-            len(name),
-            row.arrivals,
-            row.completions,
-            row.errors,
-            row.rejected,
-            row.in_flight,
-            row.queued,
-            row.oldest_wait_seconds,
-            row.busy_seconds,
-            row.tokens,
-        )
-        out += name
-        for histogram in (row.latency, row.wait):
-            if histogram:
-                out += HISTOGRAM.pack(*histogram)
-    for replica, in_flight in report.draining:
+
+
+def _encode_row(row: DemandRow) -> bytes:
+    counts = (row.arrivals, row.completions, row.errors, row.rejected, row.in_flight, row.queued)
+    seconds = (row.oldest_wait_seconds, row.busy_seconds)
+    return pack_demand_row(row.deployment, counts, seconds, row.latency, row.wait, row.tokens, shadow=row.shadow)
+
+
+def pack_demand(  # noqa: PLR0917 -- for every report, as are the row's
+    endpoint: str, start_ns: int, end_ns: int, revision: int, replicas_version: int, rows: Sequence[bytes],
+    draining: Sequence[tuple[str, int]], *, shadow: bool = False,
+) -> bytes:  # fmt: skip
+    """The same of what has not been put together as a report before; `rows` as `pack_demand_row` makes them."""
+    name = endpoint.encode()
+    numbers = (SCHEMA, int(shadow), len(rows), len(draining), len(name), start_ns, end_ns, revision, replicas_version)
+    pieces = [DEMAND_HEADER.pack(*numbers), name, *rows]
+    for replica, in_flight in draining:
         name = replica.encode()
-        out += DRAINING.pack(len(name), in_flight) + name
-    return bytes(out)
+        pieces += (DRAINING.pack(len(name), in_flight), name)
+    return b"".join(pieces)
+
+
+def pack_demand_row(  # noqa: PLR0917
+    deployment: str, counts: tuple[int, int, int, int, int, int], seconds: tuple[float, float], latency: Sequence[int],
+    wait: Sequence[int], tokens: int = 0, *, shadow: bool = False,
+) -> bytes:  # fmt: skip
+    """One deployment's part. `counts`: arrivals, completions, errors, rejected, in flight, queued; `seconds`: that the oldest
+    has waited, and busy ones. The histograms have `BUCKETS` numbers each, or none.
+    """
+    name = deployment.encode()
+    flags = int(shadow) | (2 if latency else 0) | (4 if wait else 0)
+    row = DEMAND_ROW.pack(flags, 0, len(name), *counts, *seconds, tokens) + name
+    if latency:
+        row += HISTOGRAM.pack(*latency)
+    return row + HISTOGRAM.pack(*wait) if wait else row
 
 
 def decode_demand(data: bytes) -> DemandReport:

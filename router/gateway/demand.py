@@ -13,8 +13,8 @@ import struct
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from router.contract.codec import encode_demand
-from router.contract.events import BUCKETS, DEMAND, DemandReport, DemandRow, Outcome, bucket_seconds
+from router.contract.codec import pack_demand, pack_demand_row
+from router.contract.events import BUCKETS, DEMAND, Outcome, bucket_seconds
 from router.gateway.records import unix_ns
 
 if TYPE_CHECKING:
@@ -28,8 +28,11 @@ ROUND_NS = 1_000_000_000
 """Shortest time of a round through the endpoints where nothing happens."""
 BEATS_PER_SECOND = 1_250
 """Most reports of such endpoints: 10,000 have had their word after 8 s."""
-MOST_AT_ONCE = 500
-"""Reports of a turn, where something happens at more endpoints: the others come with the next turns, in their order."""
+MOST_AT_ONCE = 250
+"""Reports of a turn, where something happens at more endpoints: the others come with the next turns, in their order; of 10,000
+each within four seconds. Where somebody waits it is reported at once all the same.
+"""
+_PART: Final = 50
 _EMPTY_NS = 60_000_000_000
 """Between two words about an endpoint without replicas: there is nothing to drain."""
 _CATCH_UP_NS = 200_000_000
@@ -38,6 +41,8 @@ _TIMES = struct.Struct("<qq")
 _TIMES_AT = struct.calcsize("<BBHHH")
 """Where start and end stand in a report."""
 _MODEL_ERROR: Final = int(Outcome.MODEL_ERROR)
+_SILENT: Final[dict[str, bytes]] = {}
+_MOST_SILENT: Final = 1024
 _EDGES_NS: Final = [int(bucket_seconds(index) * 1e9) for index in range(BUCKETS - 1)]
 
 
@@ -82,25 +87,29 @@ class Reporter:
         self._began_ns = self._until_ns = 0
         """Of the round; until when its reports have been made."""
 
-    def turn(
-        self, endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint], now: int, *, everything: bool = False
+    def due(self, *, everything: bool = False) -> list[list[Endpoint]]:
+        """Where something happens (`everything` of it): whose turn it is, in parts for `tell` that take about a millisecond."""
+        names = list(self._awake) if everything else list(islice(self._awake, MOST_AT_ONCE))
+        return [names[at : at + _PART] for at in range(0, len(names), _PART)]
+
+    def tell(
+        self, some: list[Endpoint], endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint], now: int
     ) -> None:
-        """Report where something happens (`everything` of it), and some of those that have been silent.
+        """Report these of `due`.
 
         By name: those that are routed to, and those that are gone but for whoever is inside. `now`: monotonic nanoseconds.
         """
         awake = self._awake
-        for endpoint in list(awake) if everything else list(islice(awake, MOST_AT_ONCE)):
-            del awake[endpoint]
+        for endpoint in some:
+            awake.pop(endpoint, None)
             endpoint.awake = False
             if _is_one_of(endpoint, endpoints, leaving):
                 self.report(endpoint, now)
                 if endpoint.is_busy():
                     endpoint.wake()  # behind those that have had no turn
-        self._beat(endpoints, leaving, now)
 
-    def _beat(self, endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint], now: int) -> None:
-        """Go on with the round, or begin the next one."""
+    def beat(self, endpoints: Mapping[str, Endpoint], leaving: Mapping[str, Endpoint], now: int) -> None:
+        """Go on with the round through those that have been silent, or begin the next one."""
         if self._next >= len(self._round):
             if now - self._began_ns < ROUND_NS:
                 return
@@ -125,18 +134,16 @@ class Reporter:
         """One report of everything since the last one; what it is, packed."""
         start = endpoint.last_report_ns or now
         endpoint.last_report_ns = now
-        rows = tuple(_row(lane, now) for lane in endpoint.lanes.values())
-        draining = tuple(one for lane in (*endpoint.lanes.values(), *endpoint.leaving) for one in lane.draining())
-        report = DemandReport(
-            endpoint.name,
-            unix_ns(start),
-            unix_ns(now),
-            endpoint.revision,
-            endpoint.replicas_version,
-            rows=rows,
-            draining=draining,
+        rows: list[bytes] = []
+        draining: list[tuple[str, int]] = []
+        for lane in endpoint.lanes.values():
+            rows.append(_row(lane, now))
+            draining += lane.draining()
+        for lane in endpoint.leaving:
+            draining += lane.draining()
+        message = pack_demand(
+            endpoint.name, unix_ns(start), unix_ns(now), endpoint.revision, endpoint.replicas_version, rows, draining
         )
-        message = encode_demand(report)
         self._put(endpoint, message)
         return message
 
@@ -161,23 +168,30 @@ def _is_one_of(endpoint: Endpoint, endpoints: Mapping[str, Endpoint], leaving: M
     return endpoints.get(endpoint.name) is endpoint or leaving.get(endpoint.name) is endpoint
 
 
-def _row(lane: Lane, now: int) -> DemandRow:
+def _row(lane: Lane, now: int) -> bytes:
+    """What the lane has seen since its last report, packed."""
+    waiting = len(lane.queue.waiting)
+    if not (lane.active or lane.in_service or waiting or lane.busy_ns):
+        return _silent(lane.name)
     # Those in service have paid their start already and pay up to now; the next window begins with that on credit.
     busy = lane.busy_ns + lane.in_service * now
     lane.busy_ns -= busy
-    waiting = len(lane.queue.waiting)
-    row = DemandRow(
-        deployment=lane.name,
-        arrivals=lane.arrivals,
-        completions=lane.completions,
-        errors=lane.errors,
-        rejected=lane.rejected,
-        in_flight=lane.in_service,
-        queued=waiting,
-        oldest_wait_seconds=(now - lane.queue.oldest_arrival()) / 1e9 if waiting else 0.0,
-        busy_seconds=busy / 1e9,
-        latency=tuple(lane.latency) if lane.latency else (),
-        wait=tuple(lane.wait) if lane.wait else (),
+    row = pack_demand_row(
+        lane.name,
+        (lane.arrivals, lane.completions, lane.errors, lane.rejected, lane.in_service, waiting),
+        ((now - lane.queue.oldest_arrival()) / 1e9 if waiting else 0.0, busy / 1e9),
+        lane.latency or (),
+        lane.wait or (),
     )
     lane.clear_counts()
+    return row
+
+
+def _silent(name: str) -> bytes:
+    """The row of a deployment where nothing is: most of those of an endpoint with candidates and a standby."""
+    row = _SILENT.get(name)
+    if row is None:
+        if len(_SILENT) >= _MOST_SILENT:
+            _SILENT.clear()
+        row = _SILENT[name] = pack_demand_row(name, (0, 0, 0, 0, 0, 0), (0.0, 0.0), (), ())
     return row

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from router.gateway.demand import Reporter
-from router.gateway.records import renew_clock
+from router.gateway.records import Flushing, renew_clock
 
 if TYPE_CHECKING:
     from router.gateway.discovery import Discovery
@@ -30,6 +30,7 @@ class Reports:
         self._state = state
         self._discovery = discovery
         self._reporter = Reporter(state.log, hand, state.awake)
+        self._records = Flushing(state.ledgers)
         self._records_due = self._shadows_due = 0.0
         self._due: dict[str, asyncio.TimerHandle] = {}
         """Endpoints that are to be reported before their time."""
@@ -38,22 +39,30 @@ class Reports:
         """Hand demand and records to the log, every period, until it is cancelled."""
         while True:
             await asyncio.sleep(self._state.settings.demand_period_seconds)
-            self.flush()
+            for _ in self._parts():
+                await asyncio.sleep(0)
 
-    def flush(self, *, everything: bool = False) -> None:
-        """What is due by now, or all there is."""
+    def flush(self) -> None:
+        """All there is. Nobody is left who waits meanwhile."""
+        for _ in self._parts(everything=True):
+            pass
+
+    def _parts(self, *, everything: bool = False) -> Iterator[None]:
+        """What is due by now, or all there is, in parts: between two of them requests are answered."""
         renew_clock()
-        state, leaving = self._state, self._discovery.leaving
+        state, endpoints, leaving = self._state, self._discovery.endpoints, self._discovery.leaving
         state.renew_date()
         state.board.renew()
-        self._reporter.turn(self._discovery.endpoints, leaving, time.monotonic_ns(), everything=everything)
+        for some in self._reporter.due(everything=everything):
+            self._reporter.tell(some, endpoints, leaving, time.monotonic_ns())
+            yield
+        self._reporter.beat(endpoints, leaving, time.monotonic_ns())
         for name in [name for name, one in leaving.items() if not one.leaving and not one.replicas]:
             del leaving[name]
         now = state.loop.time()
         if everything or now >= self._records_due:
             self._records_due = now + state.settings.record_period_seconds
-            while state.ledgers:
-                state.ledgers.pop().flush()
+            yield from self._records.turn(everything=everything)
         if now >= self._shadows_due:
             self._shadows_due = now + _SHADOWS_EVERY_SECONDS
             state.tee.report()

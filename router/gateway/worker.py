@@ -260,7 +260,7 @@ class _Worker:
             endpoint.abort()
         await give_up(state.tee, _TEE_CLOSE_SECONDS)
         await asyncio.sleep(0)
-        self._reports.flush(everything=True)
+        self._reports.flush()
         await self._courier.close(_COURIER_CLOSE_SECONDS)
         if self._exporter is not None:
             await self._exporter.close(_EXPORTER_CLOSE_SECONDS)

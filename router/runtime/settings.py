@@ -110,7 +110,8 @@ class GatewaySettings:
     """How often demand is folded; half the reaction time of the autoscaler."""
     record_period_seconds: float = 0.25
     """How often request records are handed to the log, at the first turn of demand after it: a commit costs about as much
-    for few as for many, and nobody scales by them. What a killed worker loses of them."""
+    for few as for many, and nobody scales by them. Of more than 256 endpoints those that are left wait for up to eight turns
+more, 2.5 s in all, and gather. What a killed worker loses of them."""
     mirror_budget_bytes: int = 8 << 20
     """Bytes that may wait for the mirror, per worker; beyond it single shadows are dropped and counted."""
     drain_seconds: float = 30.0

@@ -50,7 +50,9 @@ class Worker:
     def turn(self) -> list[DemandReport]:
         self.said.clear()
         self.now += PERIOD_NS
-        self.reporter.turn(self.endpoints, self.leaving, self.now)
+        for some in self.reporter.due():
+            self.reporter.tell(some, self.endpoints, self.leaving, self.now)
+        self.reporter.beat(self.endpoints, self.leaving, self.now)
         return list(self.said)
 
     def seconds(self, count: float) -> list[list[DemandReport]]:
@@ -85,7 +87,7 @@ def test_where_somebody_is_inside_every_turn_tells_it() -> None:
 
 def test_many_idle_endpoints_are_spread_evenly_and_none_is_silent_for_ten_seconds() -> None:
     worker = Worker(10_000)
-    first = worker.seconds(2)
+    first = worker.seconds(5)
     assert max(len(turn) for turn in first) <= MOST_AT_ONCE + BEATS_PER_SECOND // 5
     turns = worker.seconds(20)
     assert max(len(turn) for turn in turns) <= BEATS_PER_SECOND // 5

@@ -6,7 +6,7 @@ import time
 
 from router.contract.codec import decode_requests, encode_profile
 from router.contract.events import NEVER_CAME, CallProfile, Outcome, RequestRecord
-from router.gateway.records import MOST, NOT_COME, PROFILE_CHARACTERS, Ledger
+from router.gateway.records import AT_ONCE, MOST, NOT_COME, PATIENCE, PROFILE_CHARACTERS, Flushing, Ledger
 from router.gateway.state import Counters
 
 HOUR_NS = 3600 * 10**9
@@ -111,3 +111,84 @@ def test_too_many_different_callers_in_one_message_are_counted_and_cut_to_what_h
     add(0)
     ledger.flush()
     assert kept.records[-1].profile.user_agent
+
+
+class Many:
+    """Ledgers of many endpoints on one log, which keeps whose records it got."""
+
+    def __init__(self, count: int) -> None:
+        self.keys: list[str] = []
+        self.records = 0
+        due: list[Ledger] = []
+        self.flushing = Flushing(due)
+        self.ledgers = [Ledger(self, f"e{number}", Counters(), due) for number in range(count)]  # type: ignore[arg-type]
+
+    def append(self, _: str, key: str, value: bytes) -> int:
+        self.keys.append(key)
+        self.records += len(decode_requests(value))
+        return len(self.keys)
+
+    def finish(self, number: int) -> None:
+        start = time.monotonic_ns()
+        self.ledgers[number].add(number, start, 200, 200, 0, 0, 5, 5, start, start, start, "blue", "one")
+
+    def turn(self, *, everything: bool = False) -> list[str]:
+        self.keys.clear()
+        for _ in self.flushing.turn(everything=everything):
+            pass
+        return list(self.keys)
+
+
+def test_few_endpoints_have_their_records_on_the_log_with_the_next_turn() -> None:
+    many = Many(AT_ONCE)
+    for number in range(AT_ONCE):
+        many.finish(number)
+    assert many.turn() == [f"e{number}" for number in range(AT_ONCE)]
+    assert many.turn() == []
+
+
+def test_of_many_endpoints_each_gathers_records_for_a_bounded_number_of_turns() -> None:
+    count = 12 * AT_ONCE
+    many, waiting, finished = Many(count), dict[str, int](), 0
+    for turn in range(5 * PATIENCE):
+        for number in range(turn % 3, count, 3):
+            many.finish(number)
+            finished += 1
+            waiting.setdefault(f"e{number}", turn)
+        told = many.turn()
+        assert len(told) >= AT_ONCE
+        assert all(turn - waiting.pop(name) <= PATIENCE for name in told)
+    rest = many.turn(everything=True)
+    assert set(rest) == set(waiting)
+    assert many.records == finished
+    assert many.turn() == []
+
+
+def test_what_is_left_over_goes_first_when_it_gets_calmer() -> None:
+    many = Many(2 * AT_ONCE + 1)
+    for number in range(len(many.ledgers)):
+        many.finish(number)
+    first = many.turn()
+    many.finish(0)
+    second, third = many.turn(), many.turn()
+    assert (len(first), len(second)) == (AT_ONCE, AT_ONCE)
+    assert third == [f"e{2 * AT_ONCE}", "e0"]
+
+
+def test_a_full_ledger_does_not_wait_for_its_turn() -> None:
+    many = Many(1)
+    for _ in range(MOST + 1):
+        many.finish(0)
+    assert many.records == MOST
+    many.turn()
+    assert many.records == MOST + 1
+
+
+def test_what_a_turn_that_was_broken_off_has_left_comes_with_the_next() -> None:
+    many = Many(AT_ONCE)
+    for number in range(AT_ONCE):
+        many.finish(number)
+    next(many.flushing.turn())
+    assert 0 < len(many.keys) < AT_ONCE
+    told = list(many.keys)
+    assert told + many.turn() == [f"e{number}" for number in range(AT_ONCE)]
