@@ -11,6 +11,7 @@ changes nothing: the endpoint stays as it was, all others go on, and a line is l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +59,7 @@ class Discovery:
                     on_caught_up()
                 for message in await reader.next(0.1 if not caught_up else None):
                     self.apply(message)
+                    await asyncio.sleep(0)  # of thousands that come at once each is its own pause
         finally:
             await reader.close()
 
