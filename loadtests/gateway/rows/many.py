@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from loadtests.gateway import subject
 from loadtests.gateway.ground import OTHER_CORE, OURS, PROXY_CORE, Ground, models
+from loadtests.gateway.load.descriptors import raise_limit
 from loadtests.gateway.load.paced import paced
 from loadtests.gateway.peers.work import DEPLOYMENTS, ENDPOINT, KEY, LIVE_PERCENT, MIRROR_PERCENT, PATH, Contender
 from loadtests.gateway.rows.compared import at_most
@@ -34,6 +35,10 @@ _PROBES_PER_SECOND, _CHANGES_PER_SECOND = 500.0, 4.0
 _NEW_KEY = "f" * 32
 _DEADLINE_SECONDS = 30.0
 _START_SECONDS = 180.0
+_DESCRIPTORS = 6
+"""For each endpoint: a connection to a replica of each of the two deployments that have traffic, twice that for callers, and rest."""
+_WARM_PER_SECOND = 1_000
+"""Endpoints to which connections are opened before anything is measured."""
 _LOOKS = 20
 """Endpoints that are asked before anything is measured: whether they are there."""
 
@@ -46,6 +51,7 @@ def rows(ground: Ground) -> list[Row]:
     """Two rows on CPU, one on pauses; missed and without figures where the gateway cannot carry so many."""
     folder, count = ground.room("many"), ground.sizes.endpoints
     work = f"{count:,} endpoints × 3 deployments in the snapshot: CPU per request"
+    raise_limit(_DESCRIPTORS * count)
     with models(folder) as ports, contextlib.ExitStack() as running:
         try:
             ours, data = running.enter_context(_gateway(ground, folder, ports, count))
@@ -60,6 +66,7 @@ def rows(ground: Ground) -> list[Row]:
             _ONE: partial(micros_per_request, one, traced=True),
         }
         made = at_most(f"{work} to one of them", "µs", ground.in_turns("many", "µs", alike), _ONE, _CPU_LIMIT)
+        spread[OURS](-(-count // _WARM_PER_SECOND))
         spreads = ground.in_turns("many, spread", "µs", spread)
         made += at_most(f"{work}, spread over all, all heads differ", "µs", spreads, _ONE, None)
         return [*made, _pauses(ground, data, ours.port, ports)]
