@@ -45,7 +45,7 @@ def enter(exchange: Exchange, lane: Lane) -> Told | None:
     """Let it in. None: `lane` has taken it, and it may be over by now; else why not."""
     if exchange.call.websocket is not None and lane.replicas.http2:
         return wording.no_websockets(lane)
-    if lane.failed and not lane.usable:
+    if lane.failed and not lane.replicas.usable:
         lane.arrivals += 1
         lane.wake()
         return wording.deployment_failed(lane)

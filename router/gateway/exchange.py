@@ -180,7 +180,8 @@ class Exchange:
     def _enter(self, lane: Lane, *, enough: bool = False) -> None:
         """`enough`: of the body has come, or it has been waited for long enough, to say where the request belongs."""
         self.lane = lane
-        if lane.chooser is not None and not enough and lane.chooser.lacks(self):
+        chooser = lane.replicas.chooser
+        if chooser is not None and not enough and chooser.lacks(self):
             self._state.wheel.arm(self.down, self.arrival + WAIT_NS)
             return
         told = belonging.enter(self, lane)
@@ -192,12 +193,13 @@ class Exchange:
         lane, endpoint = self.lane, self.endpoint
         assert lane is not None
         assert endpoint is not None
+        chooser = lane.replicas.chooser
         if endpoint.lanes.get(lane.name) is not lane:
             self.lane = None
             self._choose(endpoint)
         elif self.expires < NEVER and self.is_late():
             pass
-        elif enough or lane.chooser is None or not lane.chooser.lacks(self):
+        elif enough or chooser is None or not chooser.lacks(self):
             self._enter(lane, enough=True)
 
     def wait(self, deadline: int) -> None:

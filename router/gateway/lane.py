@@ -22,7 +22,6 @@ from router.policy.retrying import Budget
 
 if TYPE_CHECKING:
     from router.contract.events import Replica
-    from router.gateway.choosing import Chooser
     from router.gateway.exchange import Exchange
     from router.gateway.routes import Endpoint
     from router.gateway.state import State
@@ -67,16 +66,6 @@ class Lane:
         self.busy_ns = 0
         """Sum over requests of (end - start) in service; those under way have only paid their start."""
         self.clear_counts()
-
-    @property
-    def usable(self) -> list[Target]:
-        """The replicas that may get requests."""
-        return self.replicas.usable
-
-    @property
-    def chooser(self) -> Chooser | None:
-        """Of its replicas, where the deployment wishes for more than the less loaded of two."""
-        return self.replicas.chooser
 
     # What it has seen -----------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def deployment_failed(lane: Lane) -> Told:
 
 def too_many(lane: Lane) -> Told:
     """The deployment, or where it has no replica the room to wait for one, is full."""
-    if not lane.usable or lane.backlog.is_full():
+    if not lane.replicas.usable or lane.backlog.is_full():
         return Refusal.TOO_MANY_HELD, f"deployment {lane.name}: too many requests wait for a first replica"
     text = "requests are in flight or queued, which is 2 x max_concurrent_requests_per_instance x instances"
     return Refusal.TOO_MANY, f"deployment {lane.name}: more than {lane.allowed} {text}"
@@ -66,8 +66,8 @@ def late(lane: Lane) -> Told:
 
 def waited(lane: Lane, waited_ns: int, *, held: bool) -> Told:
     """No replica came free for `waited_ns`; `held`: none was there at first."""
-    if held or not lane.usable:
-        what = "free" if lane.usable else "ready"
+    if held or not lane.replicas.usable:
+        what = "free" if lane.replicas.usable else "ready"
         return Refusal.NO_REPLICA, f"deployment {lane.name}: no replica became {what} within {waited_ns / 1e9:.1f} s"
     text = f"waited longer than max_queue_wait_ms, {lane.wait_ns // 1_000_000} ms"
     return Refusal.QUEUE_TIMEOUT, f"deployment {lane.name}: {text}"
