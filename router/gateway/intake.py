@@ -137,6 +137,7 @@ class Intake:
         call = self._state.calls.whole.get(raw)
         if call is None:
             return False
+        self.head_since = 0  # an empty line before it may have come in pieces
         # It may be all that has come, and shorter.
         self._begin(down, data, len(raw), call, call.length, call.after_peer)
         return True
