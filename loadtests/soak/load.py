@@ -117,6 +117,7 @@ class Load:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then what is under way ends by itself."""
         does, shares = self._choices()
+        self.rate = min(self.rate, self.most)
         pacing = asyncio.create_task(self._pace(), name="pace")
         due = time.monotonic()
         try:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 90.0
 """For whatever must come about; what takes longer is a failure."""
+_POLL_SECONDS = 0.25
+"""Between two looks: each is work for the control plane, and for us."""
 _FRESH_SECONDS = 2.0
 """A worker whose newest report is older has ended, or has nothing to say."""
 
@@ -64,10 +66,10 @@ class Scene:
             except (aiohttp.ClientError, OSError) as error:
                 if time.monotonic() > ends:
                     raise TooLate(f"{method} {path}: {error!r}") from None
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def until(
-        self, what: str, ask: Any, seconds: float = PATIENCE_SECONDS, *, every_seconds: float = 0.1
+        self, what: str, ask: Any, seconds: float = PATIENCE_SECONDS, *, every_seconds: float = _POLL_SECONDS
     ) -> None:
         """Wait until `ask()` says yes. Raises `TooLate` naming `what`."""
         try:
