@@ -54,6 +54,7 @@ fuzz: setup ## Fuzz what reads HTTP and keep what is new (MINUTES=10)
 	@bash deploy/fuzz.sh $$(($(MINUTES) * 60))
 
 soak: setup ## All of Tidegate under load and chaos; every request is accounted for (MINUTES=10, JSON=file.json, SEED=n)
+	@bash deploy/system-packages.sh openssl:openssl || true
 	@.venv/bin/python -m loadtests.soak --minutes '$(MINUTES)' $(if $(JSON),--json '$(JSON)') $(if $(SEED),--seed '$(SEED)')
 
 compiled: setup ## The live path compiled ahead of time, in build/compiled
