@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 
 ALONE, AGAIN = "alone", f"{ORDINARY}, again"
 LIMIT = 1.2
+MORE_MICROS = {50: 0.0, 99: 1_000.0}
+"""Percentile → what it may always be more. One piece of a neighbour's work is done at a stretch, a head of 60 KB takes 0.2 to 0.4 ms,
+and 40 % of the moments are within one; a p99 sees two of them behind one another. To callers of models a millisecond is little.
+"""
 SHARE, OTHERS_SHARE = 0.4, 0.6
 """Of the worker's core, and most of the other one, that a neighbour may take."""
 FULL = 0.7
 """Of the worker's core: beyond it everybody waits for the processor."""
 PERCENTS = (50, 99)
 _RATE = 2_000.0
-_GOAL = f"≤ {LIMIT:g} × beside {ORDINARY} that takes as much of the core"
+_BESIDE = f"beside {ORDINARY} that takes as much of the core"
 
 
 def rows(ground: Ground) -> list[Row]:
@@ -45,7 +49,9 @@ def rows(ground: Ground) -> list[Row]:
         try:
             found, busy = _measured(ground, around, rates)
         except Behind as error:
-            return [Row(f"{_work(at)}; not available: {error}", "µs", None, {}, None, _GOAL, None) for at in PERCENTS]
+            return [
+                Row(f"{_work(at)}; not available: {error}", "µs", None, {}, None, _goal(at), None) for at in PERCENTS
+            ]
     ground.say("isolation: of the worker's core: " + ", ".join(f"{name} {part:.0%}" for name, part in busy.items()))
     latencies = slices.latencies(found)
     made = []
@@ -86,11 +92,16 @@ def _measured(
     return found, {name: sum(parts) / len(parts) for name, parts in shares.items()}
 
 
+def _goal(percent: int) -> str:
+    more = MORE_MICROS[percent]
+    return f"≤ {LIMIT:g} × {_BESIDE}" + (f", or {more / 1000:g} ms more" if more else "")
+
+
 def _work(percent: float) -> str:
     return f"p{percent:g} of 1 KB POSTs at {_RATE:,.0f}/s beside a neighbour on the same worker"
 
 
-def judged(percent: float, found: Mapping[str, Sequence[Samples]]) -> Row:
+def judged(percent: int, found: Mapping[str, Sequence[Samples]]) -> Row:
     """The row of the worst neighbour; `found` has the slices of each case, in the order of the rounds."""
     figures = {name: slices.figure(percent, one) for name, one in found.items()}
     bad = [name for name in KINDS if name != ORDINARY]
@@ -98,9 +109,15 @@ def judged(percent: float, found: Mapping[str, Sequence[Samples]]) -> Row:
     worst = max(bad, key=lambda name: figures[name])
     ratio = figures[worst] / figures[ORDINARY]
     others = {name: value for name, value in figures.items() if name != worst}
-    met = slices.verdict(ratio, LIMIT, noise)
+    met = slices.verdict(ratio, max(LIMIT, 1 + MORE_MICROS[percent] / figures[ORDINARY]), noise)
     return Row(
-        f"{_work(percent)}: the worst, {worst}", "µs", figures[worst], others, ratio, f"{_GOAL}; noise {noise:.1%}", met
+        f"{_work(percent)}: the worst, {worst}",
+        "µs",
+        figures[worst],
+        others,
+        ratio,
+        f"{_goal(percent)}; noise {noise:.1%}",
+        met,
     )
 
 

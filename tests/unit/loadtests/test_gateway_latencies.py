@@ -89,13 +89,15 @@ def test_a_hostile_shadow_is_judged_by_the_worst_case_and_not_within_the_noise()
 def test_a_neighbour_is_judged_beside_an_ordinary_one() -> None:
     names = (isolation.ALONE, *KINDS, isolation.AGAIN)
     calm = {name: some(100.0, seed=at + 1) for at, name in enumerate(names)} | {isolation.ALONE: some(60.0)}
-    row = isolation.judged(99, calm)
+    row = isolation.judged(50, calm)
     assert row.met is True
     assert row.peers[isolation.ALONE] < 70
-    hurt = isolation.judged(99, calm | {"one with heads of 60 KB": some(150.0)})
+    hurt = isolation.judged(50, calm | {"one with heads of 60 KB": some(150.0)})
     assert hurt.met is False
     assert hurt.ratio == pytest.approx(1.5, abs=0.02)
     assert "the worst, one with heads of 60 KB" in hurt.work
+    assert isolation.judged(99, calm | {"one with heads of 60 KB": some(1_000.0)}).met is True
+    assert isolation.judged(99, calm | {"one with heads of 60 KB": some(1_200.0)}).met is False
     assert isolation.unless_full(hurt, 0.5) == hurt
     assert isolation.unless_full(hurt, 0.8).met is None
 
