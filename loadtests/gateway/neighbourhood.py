@@ -132,17 +132,17 @@ def _harmful(running: contextlib.ExitStack, folder: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def beside(one: Neighbour | None) -> Iterator[None]:
-    """While `one` puts its load on; None: nobody does."""
-    if one is None:
-        yield
-        return
+def beside(one: Neighbour, kind: Kind, rate: float) -> Iterator[list[float]]:
+    """While `one` puts its load on; what part of `rate` was answered as it is meant is in the list behind it."""
+    answered: list[float] = []
     one.begin()
+    began = time.monotonic()
     time.sleep(_SETTLE_SECONDS)
     try:
-        yield
+        yield answered
     finally:
-        one.stop()
+        took = time.monotonic() - began
+        answered.append(one.stop().statuses.get(str(kind.until), 0) / (rate * took))
 
 
 @contextlib.contextmanager

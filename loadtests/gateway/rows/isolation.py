@@ -7,6 +7,7 @@ are two such cases, by which the noise is known. What the endpoint has alone is 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ SHARE, OTHERS_SHARE = 0.4, 0.6
 """Of the worker's core, and most of the other one, that a neighbour may take."""
 FULL = 0.7
 """Of the worker's core: beyond it everybody waits for the processor."""
+LEAST_LOAD = 0.5
+"""Of what a neighbour was to put on: below, it has harmed nobody."""
 PERCENTS = (50, 99)
 _RATE = 2_000.0
 _BESIDE = f"beside {ORDINARY} that takes as much of the core"
@@ -47,12 +50,15 @@ def rows(ground: Ground) -> list[Row]:
         told = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in rates.items())
         ground.say(f"isolation: {share:.0%} of the worker's core for a neighbour: {told}")
         try:
-            found, busy = _measured(ground, around, rates)
+            found, busy, loads = _measured(ground, around, rates)
         except Behind as error:
             return [
                 Row(f"{_work(at)}; not available: {error}", "µs", None, {}, None, _goal(at), None) for at in PERCENTS
             ]
     ground.say("isolation: of the worker's core: " + ", ".join(f"{name} {part:.0%}" for name, part in busy.items()))
+    ground.say(
+        "isolation: of the load that was meant: " + ", ".join(f"{name} {part:.0%}" for name, part in loads.items())
+    )
     latencies = slices.latencies(found)
     made = []
     for percent in PERCENTS:
@@ -60,7 +66,8 @@ def rows(ground: Ground) -> list[Row]:
         row = replace(
             row, work=f"{row.work}; {told}; worker's core {min(busy.values()):.0%} to {max(busy.values()):.0%} busy"
         )
-        made.append(unless_full(unless_late(row, percent, found[ALONE]), max(busy.values())))
+        row = unless_full(unless_late(row, percent, found[ALONE]), max(busy.values()))
+        made.append(unless_harmless(row, loads))
     return made
 
 
@@ -72,24 +79,41 @@ def affordable(costs: Mapping[str, Cost]) -> tuple[float, dict[str, float]]:
 
 def _measured(
     ground: Ground, around: Neighbourhood, rates: Mapping[str, float]
-) -> tuple[dict[str, list[Paced]], dict[str, float]]:
-    """(slices of each case, what share of its core the worker took then)."""
+) -> tuple[dict[str, list[Paced]], dict[str, float], dict[str, float]]:
+    """(slices of each case, what share of its core the worker took then, what share of its load each kind of neighbour put on)."""
     shares: dict[str, list[float]] = {}
+    loads: dict[str, list[float]] = {name: [] for name in rates}
 
-    def measure(name: str, one: Neighbour | None) -> Paced:
-        with beside(one):
+    def measure(name: str, kind: str, one: Neighbour | None) -> Paced:
+        with contextlib.ExitStack() as stack:
+            if one is not None:
+                loads[kind].append(0.0)
+                answered = stack.enter_context(beside(one, KINDS[kind], rates[kind]))
             share = around.busy()
             run = paced(
                 around.port, PATH, rate=_RATE, seconds=slices.SECONDS, connections=32, cpu=OTHER_CORE, first=True
             )
             shares.setdefault(name, []).append(share())
+        if one is not None:
+            loads[kind][-1] = answered[0]
         return run
 
     with neighbours(around.port, rates) as running:
-        cases: dict[str, Neighbour | None] = {ALONE: None, **running, AGAIN: running[ORDINARY]}
-        measures = {name: partial(measure, name, one) for name, one in cases.items()}
+        measures = {name: partial(measure, name, name, one) for name, one in running.items()}
+        measures |= {
+            ALONE: partial(measure, ALONE, "", None),
+            AGAIN: partial(measure, AGAIN, ORDINARY, running[ORDINARY]),
+        }
         found = slices.in_turns(measures, ground.sizes.slices, lambda words: ground.say(f"isolation: {words}"))
-    return found, {name: sum(parts) / len(parts) for name, parts in shares.items()}
+    return (
+        found,
+        {name: _mean(parts) for name, parts in shares.items()},
+        {name: _mean(parts) for name, parts in loads.items()},
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _goal(percent: int) -> str:
@@ -126,3 +150,11 @@ def unless_full(row: Row, busy: float) -> Row:
     if row.met is None or busy <= FULL:
         return row
     return replace(row, met=None, goal=f"{row.goal}; not judged: the worker's core was {busy:.0%} busy")
+
+
+def unless_harmless(row: Row, loads: Mapping[str, float]) -> Row:
+    """The row, without a verdict when a neighbour put on too little of its load: the machine was too busy for it."""
+    name = min(loads, key=lambda one: loads[one])
+    if row.met is None or loads[name] >= LEAST_LOAD:
+        return row
+    return replace(row, met=None, goal=f"{row.goal}; not judged: {name} put on {loads[name]:.0%} of its load")

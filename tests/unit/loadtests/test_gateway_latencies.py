@@ -100,6 +100,8 @@ def test_a_neighbour_is_judged_beside_an_ordinary_one() -> None:
     assert isolation.judged(99, calm | {"one with heads of 60 KB": some(1_200.0)}).met is False
     assert isolation.unless_full(hurt, 0.5) == hurt
     assert isolation.unless_full(hurt, 0.8).met is None
+    assert isolation.unless_harmless(hurt, {"one": 0.9, "other": 0.6}) == hurt
+    assert isolation.unless_harmless(hurt, {"one": 0.9, "other": 0.2}).goal.endswith("other put on 20% of its load")
 
 
 def test_neighbours_take_the_same_share_of_the_core_and_leave_the_other_one_some_rest() -> None:
