@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from router.policy.splitting import WHOLE, charge, choose, of_two
 
@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 class Split:
     """Live weights, and the balances that make them exact over all workers."""
 
-    __slots__ = ("_cells", "_count", "_lanes", "_one", "_other", "_own", "_rest", "_steps", "_weight", "_weights")
+    __slots__ = (
+        "_at_one",
+        "_at_other",
+        "_cells",
+        "_count",
+        "_lanes",
+        "_one",
+        "_other",
+        "_own",
+        "_rest",
+        "_steps",
+        "_weight",
+        "_weights",
+    )
 
     def __init__(self, state: State, lanes: tuple[Lane, ...]) -> None:
         self._lanes = lanes
@@ -26,6 +39,9 @@ class Split:
         # Those of two by themselves: taking a tuple apart costs a request more than all else here.
         two = self._count == 2
         self._one, self._other = self._own if two else (0, 0)
+        self._at_one: SupportsIndex = self._one
+        self._at_other: SupportsIndex = self._other
+        """The same as the objects that they are to the table: compiled numbers would become some for each request."""
         self._weight, self._rest = self._weights if two else (0, 0)
 
     def next(self) -> Lane | None:
@@ -47,12 +63,12 @@ class Split:
     def _next_of_two(self) -> Lane:
         """The same without lists: two is what most endpoints have."""
         cells = self._cells
-        one, other, weight, rest = self._one, self._other, self._weight, self._rest
+        one, other, weight, rest = self._at_one, self._at_other, self._weight, self._rest
         first = mine = cells[one] + weight
         second = theirs = cells[other] + rest
         for step in self._steps:
-            first += cells[one + step]
-            second += cells[other + step]
+            first += cells[self._one + step]
+            second += cells[self._other + step]
         chosen = of_two(first, second, weight, rest)
         if chosen:
             cells[one] = mine

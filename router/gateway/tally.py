@@ -5,7 +5,7 @@ What is counted is added, not stored: a deployment deleted and made again has tw
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from router.gateway.board import Quantity
 from router.policy.priority import arrival_of
@@ -20,7 +20,7 @@ class Tally:
     """As one lane of this worker keeps it and reads it."""
 
     __slots__ = (
-        "_board", "_cells", "_held_cell", "_name", "_present_cell", "_waiting_cell", "balance", "present", "steps",
+        "_board", "_cells", "_held_cell", "_name", "_present_at", "_present_cell", "_waiting_cell", "balance", "present", "steps",
     )  # fmt: skip
 
     def __init__(self, board: Board, name: str) -> None:
@@ -38,6 +38,8 @@ class Tally:
             board.row + waiting,
             board.row + held,
         )
+        self._present_at: SupportsIndex = self._present_cell
+        """The same as the object that it is to the table: a compiled number would become one for each request."""
         self.steps = board.steps
         """From our cells to those of the other workers; empty where there are none."""
 
@@ -52,12 +54,12 @@ class Tally:
     def enter(self) -> None:
         """One more is in flight or queued."""
         self.present += 1
-        self._cells[self._present_cell] += 1
+        self._cells[self._present_at] += 1
 
     def leave(self) -> None:
         """One less is."""
         self.present -= 1
-        self._cells[self._present_cell] -= 1
+        self._cells[self._present_at] -= 1
 
     def present_everywhere(self) -> int:
         """In flight plus queued in all workers, without those that are or were held."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, SupportsIndex, cast
 
 from router.gateway.calls import LONGEST, MOST, Answer
 from router.gateway.connections import SHORTAGES, spare
@@ -29,7 +29,7 @@ class Target:
     """One replica as this worker sees it: its idle connections, its load on the board, its standing."""
 
     __slots__ = (
-        "_connecting", "_state", "address", "answers", "bad", "cell", "column", "connections", "draining", "good", "id",
+        "_at", "_connecting", "_state", "address", "answers", "bad", "cell", "column", "connections", "draining", "good", "id",
         "idle", "in_flight", "present", "ready_ns", "replicas", "standing", "steps", "zone",
     )  # fmt: skip
 
@@ -44,6 +44,8 @@ class Target:
         board = state.board
         self.column = column
         self.cell = board.row + column
+        self._at: SupportsIndex = self.cell
+        """The same as the object that it is to the table: a compiled number would become one for each request."""
         self.steps = board.steps
         """To the cells of other workers."""
         self.in_flight = 0
@@ -80,11 +82,12 @@ class Target:
 
     def claim(self, concurrency: int) -> bool:
         """Take a place if there is one. Stores first and looks then, so that two workers never both take the last."""
-        cells, own = self._state.board.cells, self.cell
-        count = cells[own] + 1
-        cells[own] = count
+        cells, at = self._state.board.cells, self._at
+        count = cells[at] + 1
+        cells[at] = count
         self.in_flight += 1
         if self.steps:
+            own = self.cell
             for step in self.steps:
                 count += cells[own + step]
         if count > concurrency:
@@ -95,7 +98,7 @@ class Target:
     def release(self) -> None:
         """Give a place back."""
         self.in_flight -= 1
-        self._state.board.cells[self.cell] -= 1
+        self._state.board.cells[self._at] -= 1
         if not self.in_flight and not self.present:
             self.replicas.retire(self)
 
