@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 import time
 from typing import Self, cast
 
+_LAST_RECEIVED = struct.Struct("=52xI")
+"""Of the kernel's `tcp_info`: milliseconds since the last data came (`tcpi_last_data_recv`)."""
 SERVER = "localhost"
 """The name that a certificate is held against."""
 
@@ -102,6 +105,16 @@ class Line(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has caught up."""
         self._room.set()
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the other end's last bytes came, by the kernel: on a busy machine we read them much later."""
+        own = self.transport.get_extra_info("socket")
+        try:
+            told = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED.size)
+        except OSError:  # it is gone already
+            return time.monotonic() - self.used
+        return float(_LAST_RECEIVED.unpack(told)[0]) / 1000
 
     # For callers ----------------------------------------------------------------------------------------------------
 

@@ -212,7 +212,7 @@ class Road:
 
 def _note(asked: Request, line: Line) -> None:
     asked.port, asked.opening, asked.opened = line.port, line.opening, line.opened
-    asked.idle = time.monotonic() - line.used
+    asked.idle = line.idle_seconds
 
 
 def target(asked: Request) -> str:

@@ -110,3 +110,12 @@ async def test_what_comes_behind_an_answer_is_noticed_although_nobody_waits_for_
         while not line.ended:
             await asyncio.sleep(0.01)
         assert "behind the end of stream 1" in line.wrong
+
+
+async def test_how_long_a_line_has_been_idle_is_the_kernels_word() -> None:
+    async with answered_with(HeadersFrame(1, HEAD, flags=["END_HEADERS"])) as line:
+        await line.begin(FIELDS, ended=True).head()
+        before = line.idle_seconds
+        await asyncio.sleep(0.3)
+        line.used = 0.0
+        assert 0.25 <= line.idle_seconds - before < 30
