@@ -16,7 +16,7 @@ REQUESTS_PER_SECOND = 30.0
 @pytest.mark.skipif(bool(missing()), reason=missing())
 async def test_under_load_changes_and_deaths_every_request_is_answered_or_explained(tmp_path: Path) -> None:
     outcome = await soak(tmp_path, seconds=20, seed=20, most=REQUESTS_PER_SECOND)
-    assert outcome.problems == []
+    assert outcome.problems == [], "\n".join(outcome.problems)
     assert outcome.account.asked > 500
     assert outcome.verdict.ok + outcome.verdict.explained.total() == outcome.account.asked
     over = {"TLS", "HTTP/2", "gRPC", "WebSocket"}
