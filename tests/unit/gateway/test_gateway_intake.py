@@ -16,6 +16,7 @@ from tests.support.gateway_rig import KEY
 ASKED = f"GET /endpoints/demo/score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     "pieces",
     [
