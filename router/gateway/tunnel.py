@@ -46,8 +46,8 @@ class Tunnel:
     """Both ends, the clock and the end."""
 
     __slots__ = (
-        "_closing", "_die_at", "_down", "_exchange", "_far", "_idle_ns", "_near", "_outcome", "_ping_ns", "_state", "_up", "active",
-        "deadline", "slot", "target",
+        "_closing", "_die_at", "_down", "_exchange", "_far", "_idle_ns", "_last_words", "_near", "_outcome", "_ping_ns", "_state", "_up",
+        "active", "deadline", "slot", "target",
     )  # fmt: skip
 
     def __init__(self, state: State, exchange: Exchange, up: Upstream, agreement: Agreement) -> None:
@@ -65,6 +65,7 @@ class Tunnel:
         self._ping_ns = int(limits.ping_seconds * 1e9)
         self._die_at = now + int(limits.max_seconds * 1e9) if limits.max_seconds else NEVER
         """When it is told to go, whatever it does."""
+        self._last_words = "the connection has reached the end of its time"
         self._closing = False
         self._outcome = _OK
         self.active = now
@@ -109,7 +110,7 @@ class Tunnel:
         """Find out whether anything is due, and when to look again."""
         due = self._die_at
         if now >= due:
-            self.leave("the connection has reached the end of its time")
+            self.leave(self._last_words)
             return
         if self._idle_ns:
             until = self.active + self._idle_ns
@@ -166,7 +167,10 @@ class Tunnel:
 
     def drain(self) -> None:
         """The replica is to go: end before that."""
-        self._die_at = min(self._die_at, time.monotonic_ns() + int(self.target.replicas.drain_ns * _DRAIN_SHARE))
+        until = time.monotonic_ns() + int(self.target.replicas.drain_ns * _DRAIN_SHARE)
+        if until < self._die_at:
+            self._die_at = until
+            self._last_words = "the replica is about to end: connect again"
         if self._die_at < self.deadline and not self._closing:
             self._state.wheel.arm(self, self._die_at)
 

@@ -571,7 +571,7 @@ async def test_a_replica_that_drains_keeps_its_own_until_its_time_is_nearly_up(r
                 await other.send("y")
                 assert await other.recv() == "y"
                 assert len(new.connections) == 1
-                assert (await closed(connection))[0] == 1001
+                assert await closed(connection) == (1001, "the replica is about to end: connect again")
                 await until(
                     lambda: rig.demand[-1].draining == ((f"r{old.port}", 0),), "nothing in flight at the old one"
                 )
