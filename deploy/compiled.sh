@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# compiled.sh: Tidegate with its live path compiled, unpacked in build/compiled; made anew only when a source has changed.
+# compiled.sh [quickly]: Tidegate with its live path compiled, unpacked in build/compiled; made anew only when a source has changed.
+# "quickly" is for tests: what is not optimised does, and what is optimised already too.
 # What starts there (`cd build/compiled && ../../.venv/bin/python -m router.app …`) runs compiled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,12 +9,14 @@ sources() {
     ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1
 }
 key=$(sources)
-[ "$(cat build/compiled/.key 2>/dev/null)" = "$key" ] && exit 0
+how=${1:-1}
+made=$(cat build/compiled/.key 2>/dev/null || true)
+if [ "$made" = "$key 1" ] || [ "$made" = "$key $how" ]; then exit 0; fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 echo "compiling the live path" >&2
 while true; do
-  TIDEGATE_COMPILE=1 .venv/bin/uv build -q --wheel --no-build-isolation --python .venv/bin/python -o "$folder/$key"
+  TIDEGATE_COMPILE=$how .venv/bin/uv build -q --wheel --no-build-isolation --python .venv/bin/python -o "$folder/$key"
   made=$key
   key=$(sources)
   [ "$made" = "$key" ] && break
@@ -24,4 +27,4 @@ mkdir -p build/compiled
 .venv/bin/python -m zipfile -e "$folder/$key"/*.whl build/compiled
 # The tests run in it as they do here.
 for one in tests docs deploy pyproject.toml README.md CHANGELOG.md Makefile; do ln -s "../../$one" "build/compiled/$one"; done
-echo "$key" >build/compiled/.key
+echo "$key $how" >build/compiled/.key

@@ -20,7 +20,7 @@ compiled() { # the live path once more, as it is when compiled; the build is sma
     return 0
   fi
   printf "\n› the live path, compiled\n"
-  (nice -n 10 bash deploy/compiled.sh && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
+  (nice -n 10 bash deploy/compiled.sh quickly && cd build/compiled && ../../.venv/bin/pytest -p no:cacheprovider -m "not interpreted" \
     tests/unit/gateway tests/unit/policy tests/unit/mirror tests/behaviour/test_gateway_*.py tests/behaviour/test_http_corpus.py tests/behaviour/test_mirror_*.py)
 }
 api_server() {

@@ -81,3 +81,12 @@ def test_an_answer_that_is_none_is_refused(compiling: ModuleType, monkeypatch: p
     monkeypatch.setenv("TIDEGATE_COMPILE", "yes")
     with pytest.raises(ValueError, match="TIDEGATE_COMPILE is 'yes': 1 compiles"):
         compiling.asked_for()
+
+
+def test_what_is_shipped_is_optimised_and_what_is_tested_need_not_be(
+    compiling: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEGATE_COMPILE", "1")
+    assert (compiling.asked_for(), compiling.optimisation()) == (True, "2")
+    monkeypatch.setenv("TIDEGATE_COMPILE", "quickly")
+    assert (compiling.asked_for(), compiling.optimisation()) == (True, "0")
