@@ -77,13 +77,13 @@ def _noise(percent: float, one: Sequence[Samples], other: Sequence[Samples], exp
 
 
 def verdict(ratio: float, limit: float, noise: float) -> bool | None:
-    """Whether `ratio` keeps to `limit`. Beyond doubt where it does, or does not, by more than the noise; closer to the limit it does
-    as far as can be seen, which is a verdict (True) only where the noise is small, and else none.
+    """Whether `ratio` keeps to `limit`. Beyond doubt where it does, or does not, by more than the noise; what keeps to it by less is
+    good enough where the noise is small. Anything else is no verdict.
     """
     if noise > HOPELESS:
         return None
     if ratio > limit * (1 + noise):
         return False
-    if ratio * (1 + noise) <= limit or noise <= RESOLUTION:
+    if ratio * (1 + noise) <= limit or (ratio <= limit and noise <= RESOLUTION):
         return True
     return None

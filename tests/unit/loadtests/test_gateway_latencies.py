@@ -64,7 +64,7 @@ def test_the_noise_of_a_ratio_is_about_that_ratio() -> None:
 
 def test_a_verdict_is_given_beyond_the_noise_and_within_it_where_there_is_little() -> None:
     assert slices.verdict(1.1, 1.2, 0.05) is True
-    assert slices.verdict(1.22, 1.2, 0.05) is True
+    assert slices.verdict(1.22, 1.2, 0.05) is None
     assert slices.verdict(1.3, 1.2, 0.05) is False
     assert slices.verdict(1.1, 1.2, 0.5) is None
     assert slices.verdict(0.5, 1.2, 0.5) is True
