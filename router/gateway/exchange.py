@@ -401,7 +401,9 @@ class Exchange:
         now = time.monotonic_ns()
         if reply.shadow is not None:
             reply.end_shadow(now - self.arrival, asked_in_full=self.request.complete)
-        self._end(close=self._closes(), now=now)
+        # What its head did not say may not be so: a worker that has begun to end leaves the caller a moment to ask again.
+        close = reply.says_close or reply.ends_with_connection or not self.keep_alive or not self.request.complete
+        self._end(close=close, now=now)
 
     def switch(self, up: Upstream, switching: Switching, agreement: Agreement, early: bytes) -> None:
         """The replica speaks WebSocket from here on: a tunnel carries both ways, until it says `tunnel_over`."""

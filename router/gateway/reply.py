@@ -32,7 +32,7 @@ class Reply:
 
     __slots__ = (
         "_block", "_call", "_chunked", "_down", "_fields", "_lane", "_request_id", "_state", "model_status", "outcome", "refusal",
-        "sent", "shadow", "status", "streamed",
+        "says_close", "sent", "shadow", "status", "streamed",
     )  # fmt: skip
 
     def __init__(self, state: State, down: Near, call: Call, request_id: bytes) -> None:
@@ -58,6 +58,8 @@ class Reply:
         self.sent = 0
         """Bytes of its body."""
         self.shadow: Shadow | None = None
+        self.says_close = False
+        """Whether its head says that the caller's connection ends with it."""
 
     @property
     def ends_with_connection(self) -> bool:
@@ -81,6 +83,7 @@ class Reply:
     def begin(self, answer: Answer, lane: Lane, timing: bytes, *, close: bool) -> None:
         """A replica's head is here. `timing`: a further field; `close`: the caller's connection ends with this answer."""
         self._lane = lane
+        self.says_close = close
         status = answer.status
         self.model_status = self.status = status
         front = answer.front if status < 400 else self._failed_front(answer, lane)

@@ -354,6 +354,34 @@ async def test_stopping_drains(rig: Rig, upstream: ScriptedReplica) -> None:
     await until(lambda: any(one.status == 200 for one in rig.records), "its record is on the log")
 
 
+async def test_a_stop_amid_an_answer_leaves_its_caller_time_to_ask_again(rig: Rig, upstream: ScriptedReplica) -> None:
+    release = asyncio.Event()
+
+    async def stream(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.header("content-length") != "4":
+            await echo(request, writer)
+            return
+        await request.read_body()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nbeg")
+        await release.wait()
+        writer.write(b"end")
+
+    upstream.script = stream
+    await serve(rig, upstream)
+    async with caller(rig.port) as idle, caller(rig.port) as busy:
+        busy.send(post(b"long"))
+        head = await busy.reader.readuntil(b"\r\n\r\n")
+        assert b"connection: close" not in head
+        rig.stop.set()
+        assert await idle.ended()
+        release.set()
+        assert await busy.reader.readexactly(6) == b"begend"
+        busy.send(post(b"again"))
+        got = await busy.answer()
+        assert (got.status, got.body, got.headers["connection"]) == (200, b"again", "close")
+        assert await busy.ended()
+
+
 async def test_a_deleted_endpoint_is_gone(rig: Rig, upstream: ScriptedReplica) -> None:
     await serve(rig, upstream)
     assert (await ask(rig.port)).status == 200
