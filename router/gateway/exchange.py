@@ -401,9 +401,8 @@ class Exchange:
         now = time.monotonic_ns()
         if reply.shadow is not None:
             reply.end_shadow(now - self.arrival, asked_in_full=self.request.complete)
-        # What its head did not say may not be so: a worker that has begun to end leaves the caller a moment to ask again.
-        close = reply.says_close or reply.ends_with_connection or not self.keep_alive or not self.request.complete
-        self._end(close=close, now=now)
+        # A worker that has begun to end behind this head, which does not say so, leaves the caller a moment to ask again.
+        self._end(close=self._closes() and (reply.says_close or not self._ends_for_itself()), now=now)
 
     def switch(self, up: Upstream, switching: Switching, agreement: Agreement, early: bytes) -> None:
         """The replica speaks WebSocket from here on: a tunnel carries both ways, until it says `tunnel_over`."""
@@ -425,9 +424,11 @@ class Exchange:
 
     def _closes(self) -> bool:
         """Whether the caller's connection ends with this answer."""
-        if not self.keep_alive or self._state.closing or not self.request.complete:
-            return True
-        return self.reply.ends_with_connection
+        return self._state.closing or not self._ends_for_itself()
+
+    def _ends_for_itself(self) -> bool:
+        """Whether the answer's end is one for the caller too, who can ask again behind it."""
+        return self.keep_alive and self.request.complete and not self.reply.ends_with_connection
 
     # What goes wrong ------------------------------------------------------------------------------------------------
 
