@@ -402,7 +402,7 @@ class Exchange:
         if reply.shadow is not None:
             reply.end_shadow(now - self.arrival, asked_in_full=self.request.complete)
         # A worker that has begun to end behind this head, which does not say so, leaves the caller a moment to ask again.
-        self._end(close=self._closes() and (reply.says_close or not self._ends_for_itself()), now=now)
+        self._end(close=not self._ends_for_itself() or (self._state.closing and reply.says_close), now=now)
 
     def switch(self, up: Upstream, switching: Switching, agreement: Agreement, early: bytes) -> None:
         """The replica speaks WebSocket from here on: a tunnel carries both ways, until it says `tunnel_over`."""
