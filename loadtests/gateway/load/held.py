@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import sys
-import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from loadtests.gateway.load.running import Driven, driven
 from loadtests.gateway.load.stream_clients import Account
 from loadtests.gateway.peers.process import pinned
 from loadtests.gateway.peers.work import PATH
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 class Held:
     """The clients of one process."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: Any) -> None:
-        self._process, self._errors = process, errors
+    def __init__(self, process: Driven) -> None:
+        self._process = process
 
     def opened(self) -> Account:
         """Wait until each has been answered; their first account. Raises RuntimeError when one was not, or not with 200."""
@@ -33,18 +32,11 @@ class Held:
 
     def account(self) -> Account:
         """What became of them until now."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        self._process.tell()
         return self._told()
 
     def _told(self) -> Account:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._errors.seek(0)
-            raise RuntimeError(f"the clients ended: {self._errors.read().decode()[-2000:]}")
-        return Account(**json.loads(line))
+        return Account(**json.loads(self._process.line()))
 
 
 @contextlib.contextmanager
@@ -52,23 +44,9 @@ def held(
     port: int, count: int, *, path: str = PATH, cpu: int | None = None, address: str = "127.0.0.1"
 ) -> Iterator[Held]:
     """`count` connections to `port` with one request each; does not wait for them. See `Held.opened`."""
-    pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
-    command = [*pin, sys.executable, "-m", "loadtests.gateway.load.stream_clients", "--port", str(port)]
-    command += ["--path", path, "--count", str(count), "--address", address]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
-        try:
-            yield Held(process, errors)
-        finally:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.close()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+    words = ("--port", str(port), "--path", path, "--count", str(count), "--address", address)
+    with driven("stream_clients", *words, cpu=cpu) as process:
+        yield Held(process)
 
 
 @contextlib.contextmanager
