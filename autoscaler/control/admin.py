@@ -46,6 +46,7 @@ class _Site:
         self._under_way: set[asyncio.Task[None]] = set()
         self._silent: set[asyncio.Task[Any]] = set()
         """Those of them that wait for a request."""
+        self._ended = False
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of a new connection to the Unix socket."""
@@ -57,6 +58,7 @@ class _Site:
 
     async def end(self) -> None:
         """Let what is under way finish for a moment, then cancel it; connections without a request end at once."""
+        self._ended = True
         for task in self._silent:
             task.cancel()
         tasks = set(self._under_way)
@@ -67,7 +69,8 @@ class _Site:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, local: bool) -> None:
-        if len(self._under_way) >= MOST_CONNECTIONS:
+        # One that was accepted just before the end may come here behind it, when nobody waits for its task any more.
+        if self._ended or len(self._under_way) >= MOST_CONNECTIONS:
             writer.transport.abort()
             return
         task = asyncio.create_task(self._connection(reader, writer, local), name="admin request")
