@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 
 from loadtests.broker import Broker, BrokerFailed, Cluster
 from loadtests.kafka.security import MECHANISMS, MUTUAL_TLS, PROTOCOLS, SASL, SASL_TLS, TLS, unsigned_token
+from loadtests.waiting import until
 from router.runtime.processes import alive, identity
 
 SECONDS = 60
@@ -32,6 +33,14 @@ async def create(servers: str, topic: str, *, replication: int = 1) -> None:
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=replication)])
+
+        async def is_known() -> bool:
+            (described,) = await admin.describe_topics([topic])
+            return not described["error_code"] and all(one["leader"] >= 0 for one in described["partitions"])
+
+        # It is made when the controller says so; the brokers hear of it later, on a busy machine much later.
+        async with asyncio.timeout(SECONDS):
+            await until(is_known)
     finally:
         await admin.close()
 
