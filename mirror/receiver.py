@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -16,9 +14,11 @@ from mirror.dispatcher import Dispatcher
 from mirror.link import Link
 from mirror.recorder import Recorder
 from router.contract.errors import Conflict
+from router.runtime.doors import Door, reached
 
 CLOSE_SECONDS = 1.0
 """How long a gateway may take to read its last answers."""
+_BACKLOG = 128
 TOGETHER_SECONDS = 0.02
 """What ends within this time is put on the log and answered together."""
 
@@ -39,10 +39,10 @@ class Receiver:
         """Those on which exchanges have ended that are not answered yet."""
         self._settling: asyncio.TimerHandle | None = None
 
-    async def listen(self, path: Path) -> asyncio.Server:
-        """Listen on `path`, for the owner alone. A dead mirror's socket is replaced, a living one's raises `Conflict`."""
+    async def listen(self, door: Door) -> asyncio.Server:
+        """Take what comes there."""
         loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(lambda: cast("asyncio.Protocol", Link(self)), sock=_bind(path))
+        return await loop.create_unix_server(lambda: cast("asyncio.Protocol", Link(self)), sock=door.socket)
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no new exchanges; wait for those under way, then end the rest as `shutdown` and close every connection."""
@@ -102,43 +102,19 @@ class Receiver:
             link.abort()
 
 
-def _bind(path: Path) -> socket.socket:
-    """A bound socket that appears at `path` in one step and never with another mode than 0600."""
+def taken(path: Path) -> Door:
+    """What the mirror listens on. A dead one's socket is replaced, a living one's raises `Conflict`."""
     if _answers(path):
         raise Conflict(f"another mirror listens on {path}")
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        listener.bind(str(fresh))
-        os.chmod(fresh, stat.S_IRUSR | stat.S_IWUSR)
-        listener.listen(128)
-        os.rename(fresh, path)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+    return Door(path, _BACKLOG)
 
 
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(str(path))
+            with reached(path) as address:
+                probe.connect(address)
         except OSError:
             return False
     return True
-
-
-def unbinder(path: Path) -> Callable[[], None]:
-    """Remembers the socket at `path` and gives what removes it once, unless another mirror has replaced it by then."""
-    ours = [path.stat().st_ino]
-
-    def unbind() -> None:
-        try:
-            if ours and path.stat().st_ino == ours.pop():  # once: a successor may get the same inode number
-                path.unlink()
-        except FileNotFoundError:
-            return
-
-    return unbind

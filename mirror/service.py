@@ -13,7 +13,7 @@ from mirror.capture import Spill
 from mirror.discovery import Directory, follow
 from mirror.dispatcher import Dispatcher
 from mirror.marker import load_key
-from mirror.receiver import Receiver, unbinder
+from mirror.receiver import Receiver, taken
 from mirror.recorder import Recorder
 from router.contract.errors import Unavailable
 from router.runtime.courier import Courier
@@ -89,19 +89,19 @@ async def run(settings: MirrorSettings, log: Log, stop: asyncio.Event, on_ready:
 
 async def _receive(receiver: Receiver, socket: Path, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     """Take exchanges from gateways until `stop`, and let those under way end."""
-    server = await receiver.listen(socket)
-    unbind = unbinder(socket)
+    door = taken(socket)
+    server = await receiver.listen(door)
     gc.collect()
     gc.freeze()
     try:
         on_ready()
         await stop.wait()
-        unbind()
+        door.leave()
         server.close()
         await receiver.drain(GRACE_SECONDS)
     finally:
+        door.leave()
         server.close()
-        unbind()
         receiver.drop_all("shutdown")
         receiver.abort()
 

@@ -22,11 +22,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.runtime.doors import Door, reached
+
 _LOG = logging.getLogger(__name__)
 _LEAVE = b"leave\n"
 _ASK_SECONDS = 5.0
 _MOST_BYTES = 4096
 _ONE_SOCKET = 1
+_BACKLOG = 16
 
 
 @dataclass(slots=True)
@@ -60,9 +63,12 @@ async def ask(path: Path, port: int) -> Inheritance | None:
     try:
         async with asyncio.timeout(_ASK_SECONDS):
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(line, str(path))
+            with reached(path) as address:
+                await loop.sock_connect(line, address)
             await _readable(loop, line)
         said, received, _, _ = socket.recv_fds(line, _MOST_BYTES, _ONE_SOCKET)
+        if not said:
+            raise ConnectionResetError("it ended meanwhile")
         if received and json.loads(said)["port"] == port:
             return Inheritance(socket.socket(fileno=received.pop()), line)
         _LOG.warning("the predecessor serves another port: it is not taken over", extra={"port": port})
@@ -88,23 +94,13 @@ async def _readable(loop: asyncio.AbstractEventLoop, line: socket.socket) -> Non
 @contextlib.asynccontextmanager
 async def offered(path: Path, listener: socket.socket, leave: Callable[[], None]) -> AsyncIterator[None]:
     """Give `listener` to any successor that asks, while inside; `leave` is called once one of them accepts."""
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    with contextlib.closing(bound):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        bound.bind(str(path))
-        path.chmod(0o600)
-        bound.listen()
-        made = path.stat().st_ino
-        serving = asyncio.create_task(_serve(bound, listener, leave), name="handover")
+    with contextlib.closing(Door(path, _BACKLOG)) as bound:
+        serving = asyncio.create_task(_serve(bound.socket, listener, leave), name="handover")
         try:
             yield
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == made:  # else a successor has its own there
-                    path.unlink()
 
 
 async def _serve(bound: socket.socket, listener: socket.socket, leave: Callable[[], None]) -> None:

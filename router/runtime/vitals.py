@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from router.contract.errors import Unavailable
 from router.runtime import exposition
 from router.runtime.courier import Counts, Courier
+from router.runtime.doors import Door, reached
 from router.runtime.exposition import HEAD_BYTES, Family
 
 _LOG = logging.getLogger(__name__)
@@ -73,57 +72,18 @@ async def offered(folder: Path, process: str, collect: Callable[[], Iterable[Fam
         await exposition.answer(reader, writer, text)
 
     try:
-        bound, made = _bind(folder, name)
+        door = Door(folder / name, _BACKLOG)
     except OSError as error:
         _LOG.warning("the metrics of this process cannot be asked for: %s", error, extra={"folder": str(folder)})
         yield
         return
-    try:
-        server = await asyncio.start_unix_server(answer, sock=bound, limit=HEAD_BYTES)
+    with contextlib.closing(door):
+        server = await asyncio.start_unix_server(answer, sock=door.socket, limit=HEAD_BYTES)
         try:
             yield
         finally:
+            door.leave()
             server.close()
-    finally:
-        bound.close()
-        _unbind(folder / name, made)
-
-
-def _bind(folder: Path, name: str) -> tuple[socket.socket, int]:
-    """A listening socket and its inode. One that a dead or an ending predecessor left there is replaced."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _opened(folder) as handle:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=handle)
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            bound.bind(_address(handle, name))
-            os.chmod(name, 0o600, dir_fd=handle)
-            bound.listen(_BACKLOG)
-            return bound, os.stat(name, dir_fd=handle).st_ino
-        except OSError:
-            bound.close()
-            raise
-
-
-def _unbind(path: Path, made: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_ino == made:  # else a successor has its own there
-            path.unlink()
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _address(handle: int, name: str) -> str:
-    """Through a descriptor: socket addresses are too short for long paths."""
-    return f"/proc/self/fd/{handle}/{name}"
 
 
 def clear(folder: Path) -> None:
@@ -148,8 +108,8 @@ async def _asked(path: Path) -> str | None:
 
 
 async def _exchange(path: Path) -> str:
-    with _opened(path.parent) as handle:
-        reader, writer = await asyncio.open_unix_connection(_address(handle, path.name), limit=ANSWER_BYTES)
+    with reached(path) as address:
+        reader, writer = await asyncio.open_unix_connection(address, limit=ANSWER_BYTES)
     try:
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
