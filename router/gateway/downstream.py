@@ -20,6 +20,7 @@ from router.gateway.keeping_up import Caller
 from router.gateway.leaving import Watch
 from router.gateway.responses import Refusal
 from router.gateway.timers import NEVER
+from router.gateway.turns import LARGE_PIECE
 
 if TYPE_CHECKING:
     from router.gateway.exchange import Exchange
@@ -34,7 +35,7 @@ _RESET = struct.pack("ii", 1, 0)
 class Downstream(Caller):
     """One caller's connection; a protocol by its methods alone, so that it can be compiled."""
 
-    __slots__ = ("_read_paused", "_watch", "has_ended", "intake", "quiet_since", "unwelcome")
+    __slots__ = ("_read_paused", "_resting", "_watch", "has_ended", "intake", "quiet_since", "unwelcome")
 
     def __init__(self, state: State, peer: bytes = b"") -> None:
         """`peer`: the caller's address where it has been let in already, in front of us."""
@@ -49,6 +50,8 @@ class Downstream(Caller):
         self.paused_since = 0
         self._unsent = 0
         self._read_paused = False
+        self._resting = False
+        """Nothing is read before its next turn."""
         self.quiet_since = 0
         """Since when it is between two requests."""
         self.has_ended = False
@@ -85,6 +88,21 @@ class Downstream(Caller):
     def data_received(self, data: bytes) -> None:
         """Bytes from the other end."""
         self.intake.take(self, data)
+        if len(data) >= LARGE_PIECE and self.intake.takes_body():
+            self._rest()
+
+    def _rest(self) -> None:
+        """Large pieces of a body are read one in each turn: the rest stays in the kernel until then."""
+        if not self._resting and not self.transport.is_closing():
+            self._resting = True
+            if not self._read_paused:
+                self.transport.pause_reading()
+            self._state.turns.add(self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if not self._read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def become_http2(self, data: bytes) -> None:
         """The caller speaks HTTP/2 without having asked (RFC 9113, 3.3): from here on somebody else reads its bytes."""
@@ -112,7 +130,7 @@ class Downstream(Caller):
             if self.paused:
                 self._wait_for_reader()
             else:
-                self._state.loop.call_soon(self._next)
+                self._state.loop.call_soon(self.next_request)
         else:
             intake.mode = HEAD
             self.quiet_since = now
@@ -131,7 +149,8 @@ class Downstream(Caller):
         self.pause_reading()
         self._state.wheel.arm(self, self.paused_since + self._state.send_ns)
 
-    def _next(self) -> None:
+    def next_request(self) -> None:
+        """The turn of what waits in the backlog has come, unless somebody else has been there already."""
         if self.intake.mode != WAIT or self.exchange is not None:
             return
         if self.paused:
@@ -202,13 +221,15 @@ class Downstream(Caller):
         """Let what the caller sends wait in the kernel."""
         if not self._read_paused and not self.transport.is_closing():
             self._read_paused = True
-            self.transport.pause_reading()
+            if not self._resting:
+                self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The opposite."""
         if self._read_paused and not self.transport.is_closing():
             self._read_paused = False
-            self.transport.resume_reading()
+            if not self._resting:
+                self.transport.resume_reading()
             if self._pace is not None and self.exchange is not None:
                 self._pace.restart(time.monotonic_ns(), self.exchange.received)
 
@@ -229,7 +250,7 @@ class Downstream(Caller):
         self.paused = False
         if self.exchange is None:
             if self.intake.mode == WAIT:
-                self._state.loop.call_soon(self._next)
+                self._state.loop.call_soon(self.next_request)
         elif self.exchange.up is not None:
             self.exchange.up.resume_reading()
 

@@ -14,6 +14,7 @@ from router.gateway.calls import refused
 from router.gateway.exchange import Exchange
 from router.gateway.responses import Refusal
 from router.gateway.tracing import TracedExchange
+from router.gateway.turns import LARGE_HEAD
 from router.policy.chunked import MOST_PIECES, BadChunk, Decoder
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Intake:
     __slots__ = (
         "_decoder",
         "_discarded",
+        "_large",
         "_left",
         "_state",
         "_used",
@@ -79,6 +81,8 @@ class Intake:
         """It has begun with HTTP/1.1, and stays with that."""
         self._usual = 0
         """Where the last head ended, if it was one that had come before; 0: it was not."""
+        self._large = 0
+        """Where a head ends that waits for its turn; 0: none does."""
 
     def take(self, down: Downstream, data: bytes) -> None:
         """Bytes from the caller."""
@@ -87,7 +91,7 @@ class Intake:
             if self.held:
                 self._more_of_a_head(down, data)
             elif not self._usual or not self._comes_again(down, data, self._usual):
-                self._head(down, data, data.find(b"\r\n\r\n") + 4, 0)
+                self._head(down, data, self._large or data.find(b"\r\n\r\n") + 4, 0)
         elif mode == LENGTH:
             self._length(down, data)
         elif mode == CHUNKED:
@@ -184,6 +188,11 @@ class Intake:
     def _request(self, down: Downstream, data: bytes, end: int) -> None:
         state = self._state
         self.head_since = 0
+        if end > LARGE_HEAD:
+            if self._large != end:
+                self._wait_for_turn(down, data, end)
+                return
+            self._large = 0
         raw = data[:end]
         call = state.calls.whole.get(raw)
         if call is not None:
@@ -195,12 +204,21 @@ class Intake:
             self.refuse(down, Refusal.HEAD_TOO_LARGE, "the request line and headers are too large", data)
         elif raw == _HTTP2 and not self._used and down.transport.get_extra_info("tls") is None:
             down.become_http2(data)
-        elif raw.count(b"\r\n") - 2 > state.settings.max_header_fields:
+        elif raw.count(b"\n") - 2 > state.settings.max_header_fields:
             text = f"more than {state.settings.max_header_fields} header fields"
             self.refuse(down, Refusal.TOO_MANY_FIELDS, text, data)
         else:
             call, length, after_peer = state.calls.find(raw, state.table)
             self._begin(down, data, end, call, length, after_peer)
+
+    def _wait_for_turn(self, down: Downstream, data: bytes, end: int) -> None:
+        """So large a head takes long: nothing more is read before its turn."""
+        self._large = end
+        self.backlog = data
+        self.mode = WAIT
+        down.pause_reading()
+        self._state.wheel.arm(down, time.monotonic_ns() + self._state.head_ns)
+        self._state.turns.add(down.next_request)
 
     def _begin(  # noqa: PLR0917 -- once per request: keywords would cost as much as a look-up
         self, down: Downstream, data: bytes, end: int, call: Call, length: int, after_peer: bytes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from router.gateway.calls import Calls
 from router.gateway.refusals import Refusals
 from router.gateway.responses import date_line
+from router.gateway.turns import Turns
 from router.policy.matching import Table
 from router.runtime.replica_tls import Trust
 
@@ -95,6 +96,7 @@ class State:
         self.loop = loop
         self.board = board
         self.wheel = wheel
+        self.turns = Turns(loop)
         self.doorbell = doorbell
         self.tee = tee
         self.trust = Trust(settings.replica_ca, settings.replica_cert, settings.replica_key)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from router.gateway.exchange import Exchange
     from router.gateway.replicas import Replicas
     from router.gateway.state import State
+    from router.gateway.turns import Turns
 
 _SPARINGS: Final = 100
 _SPARING_SECONDS: Final = 0.01
@@ -118,6 +119,11 @@ class Target:
     def upstreams(self) -> int:
         """Connections to replicas, of the whole worker."""
         return self._state.upstreams
+
+    @property
+    def turns(self) -> Turns:
+        """Of the whole worker, for what takes long."""
+        return self._state.turns
 
     def joined(self, connection: Upstream) -> None:
         """A connection is there."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from router.gateway.calls import Switching
 from router.gateway.ends import Far
+from router.gateway.turns import LARGE_PIECE
 from router.policy.chunked import MOST_PIECES, BadChunk, Decoder
 from router.policy.grammar import may_begin_response
 from router.policy.retrying import Failure
@@ -69,7 +70,7 @@ def is_unheard(transport: asyncio.Transport) -> bool:
 class Upstream(Far):
     """One connection to a replica; a protocol by its methods alone, so that it can be compiled."""
 
-    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_rest", "_reusable", "_usual", "held_back", "used")  # fmt: skip
+    __slots__ = ("_buffer", "_decoder", "_interim", "_left", "_mode", "_rest", "_resting", "_reusable", "_usual", "held_back", "used")  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -86,6 +87,8 @@ class Upstream(Far):
         self._decoder: Decoder | None = None
         self._rest = b""
         """Of a chunked body, what is for a later turn of the loop."""
+        self._resting = False
+        """Nothing is read before its next turn."""
         self._reusable = True
         self._interim = 0
         self._usual = 0
@@ -123,6 +126,8 @@ class Upstream(Far):
             exchange.reply.relay([data])
         else:
             self._body(exchange, data)
+        if len(data) >= LARGE_PIECE and self.exchange is exchange and not self._rest:
+            self._pause_for_others()
 
     def _head(self, exchange: Exchange, data: bytes) -> None:
         end = self._usual
@@ -243,6 +248,19 @@ class Upstream(Far):
         elif rest:
             self._later(rest)
 
+    def _pause_for_others(self) -> None:
+        """Large pieces of a body are read one in each turn: the rest stays in the kernel until then."""
+        if not self._resting and not self.transport.is_closing():
+            self._resting = True
+            if not self.held_back:
+                self.transport.pause_reading()
+            self.target.turns.add(self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if not self.held_back and not self._rest and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def _later(self, rest: bytes) -> None:
         """So many chunks are work for further turns of the loop; nothing more is read before."""
         if not self._rest:
@@ -300,7 +318,7 @@ class Upstream(Far):
         """The caller has caught up."""
         if self.held_back and not self.transport.is_closing():
             self.held_back = False
-            if not self._rest:
+            if not self._rest and not self._resting:
                 self.transport.resume_reading()
 
     def pause_writing(self) -> None:

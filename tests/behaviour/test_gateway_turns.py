@@ -7,12 +7,17 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvloop
 from websockets.asyncio.server import ServerConnection
 
 from router.contract.events import DeploymentReplicas, Phase
+from router.gateway.downstream import Downstream
+from router.gateway.turns import LARGE_PIECE
+from router.gateway.upstream import Upstream
 from router.policy.chunked import LAST
 from router.policy.websocket import BINARY, closing, frame
 from tests.support.gateway_figures import code
@@ -123,6 +128,120 @@ async def test_tens_of_thousands_of_messages_over_websocket(rig: Rig, *, shut: b
                 connection.shut()
             await asyncio.wait_for(over.wait(), 60)
     assert got == sent
+
+
+def giant(number: int, body: bytes = b"x", path: str = "/endpoints/loud/score") -> bytes:
+    """A request with a head of 60 KB."""
+    return post(body, path=path, extra=f"X-{number}: {'a' * 60_000}\r\n")
+
+
+async def test_a_small_request_overtakes_giant_heads_that_came_before_it(rig: Rig) -> None:
+    order: list[str] = []
+
+    def noting(name: str) -> Script:
+        async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+            order.append(name)
+            await echo(request, writer)
+
+        return script
+
+    async with (
+        scripted(noting("loud")) as loud,
+        scripted(noting("quiet")) as quiet,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for name, upstream in (("loud", loud), ("quiet", quiet)):
+            await rig.publish(name, {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        crowd = [await stack.enter_async_context(caller(rig.port)) for _ in range(20)]
+        small = await stack.enter_async_context(caller(rig.port))
+        asked = post(b"small", path="/endpoints/quiet/score")
+        for _ in range(2):  # connections to the replicas are there
+            for connection in crowd:
+                connection.send(post(b"x", path="/endpoints/loud/score"))
+            small.send(asked)
+            assert {(await connection.answer()).status for connection in [*crowd, small]} == {200}
+        order.clear()
+        for number, connection in enumerate(crowd):
+            connection.send(giant(number))
+        small.send(asked)
+        assert {(await connection.answer()).status for connection in [*crowd, small]} == {200}
+        assert order.index("quiet") < len(crowd) // 2, order
+
+
+@pytest.mark.parametrize("shut", [False, True])
+async def test_giant_heads_behind_one_another(rig: Rig, *, shut: bool) -> None:
+    async with scripted() as upstream, caller(rig.port) as connection:
+        await rig.publish("loud", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        bodies = [b"%d" % number * 1000 for number in range(6)]
+        raw = b"".join(giant(number, body) for number, body in enumerate(bodies))
+        connection.send(b"\r\n" + raw[:100_000])
+        await asyncio.sleep(0.05)
+        connection.send(raw[100_000:])
+        if shut:
+            connection.shut()
+        assert [(await connection.answer()).body for _ in bodies] == bodies
+        if shut:
+            assert await connection.ended()
+
+
+async def test_a_caller_that_leaves_while_its_giant_head_waits(rig: Rig) -> None:
+    async with scripted() as upstream, contextlib.AsyncExitStack() as stack:
+        await rig.publish("loud", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+        crowd = [await stack.enter_async_context(caller(rig.port)) for _ in range(30)]
+        for number, connection in enumerate(crowd):
+            connection.send(giant(number))
+        for connection in crowd[::2]:
+            connection.abort()
+        for connection in crowd[1::2]:
+            assert (await connection.answer()).status == 200
+        connection = crowd[1]
+        for number in range(3):  # and again, on the same connection
+            connection.send(giant(number))
+            assert (await connection.answer()).status == 200
+
+
+@pytest.mark.interpreted
+def test_large_bodies_come_in_one_piece_of_each_connection_in_a_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On uvloop, which else reads on while the kernel has more: up to 8 MB before anybody else is looked at."""
+    turn = 0
+    pieces: Counter[tuple[int, type, int]] = Counter()
+
+    def count_pieces(kind: type[Downstream | Upstream]) -> None:
+        plain = kind.data_received
+
+        def counting(self: Any, data: bytes) -> None:
+            pieces[turn, kind, id(self)] += len(data) >= LARGE_PIECE
+            plain(self, data)
+
+        monkeypatch.setattr(kind, "data_received", counting)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+
+        def tick() -> None:
+            nonlocal turn
+            turn += 1
+            ticking[0] = loop.call_soon(tick)
+
+        async with gateway(tmp_path) as rig, scripted() as upstream, contextlib.AsyncExitStack() as stack:
+            await rig.publish("demo", {"blue": deployment()}, {"blue": 100}, {"blue": [replica(upstream.port)]})
+            ticking = [loop.call_soon(tick)]
+            callers = [await stack.enter_async_context(caller(rig.port)) for _ in range(4)]
+            bodies = [b"%d" % number * 8_000_000 for number in range(len(callers))]
+            for connection, body in zip(callers, bodies, strict=True):
+                connection.send(post(body))
+            for got, body in zip(await _all(callers), bodies, strict=True):
+                assert (got.status, got.body == body) == (200, True)
+            ticking[0].cancel()
+
+    for kind in (Downstream, Upstream):
+        count_pieces(kind)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+    for kind in (Downstream, Upstream):
+        assert max(count for (_, of, _), count in pieces.items() if of is kind) == 1
 
 
 async def test_endless_empty_lines_before_a_request_are_refused(rig: Rig) -> None:

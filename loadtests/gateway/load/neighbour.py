@@ -27,6 +27,8 @@ _LONGEST_WAIT = 0.05
 """Seconds between two looks at standard input."""
 _MOST_BEHIND = 0.1
 """Seconds of requests that are made up for; what is further behind never leaves."""
+_PIECE = 65536
+"""Bytes of a write. The kernel does not leave off amid one, whoever waits for the processor: of 5 MB that would be a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Neighbour:
     def _write(self, number: int, connection: _Connection) -> bool:
         """Send what fits; whether that was all of it."""
         try:
-            connection.unsent = connection.unsent[os.write(number, connection.unsent) :]
+            while connection.unsent:
+                connection.unsent = connection.unsent[os.write(number, connection.unsent[:_PIECE]) :]
         except BlockingIOError:
             return False
         except ConnectionError:
