@@ -46,15 +46,21 @@ def at_least(work: str, unit: str, spreads: Mapping[str, Spread], peer: str, lim
     return [_row(work, unit, spreads, shown, ratio=ratio, goal=f"≥ {limit:g} × {peer}", met=ratio >= limit)]
 
 
-def unless_late(row: Row, percent: float, bare: Sequence[Paced]) -> Row:
+def lateness(percent: float, runs: Sequence[Paced]) -> float:
+    """A percentile of what requests were late when they left, over all slices, µs."""
+    return percentile(np.concatenate([run.lateness for run in runs]), percent)
+
+
+def unless_late(row: Row, percent: float, bare: Sequence[Paced], *, peer: str | None = None) -> Row:
     """The row, without a verdict when the machine was too busy for one: requests left late although nothing was in their way.
 
-    Latencies count from when requests were due, so what they were late is in all of them and makes unequal ones alike.
+    `peer`: the only one that ours is judged beside; None: all are. Latencies count from when requests were due, so what they were late is in all of them and makes unequal ones alike.
     """
     if row.met is None or row.ours is None:
         return row
-    late = percentile(np.concatenate([run.lateness for run in bare]), percent)
-    if late <= _LATE_SHARE * min(row.ours, *row.peers.values()):
+    late = lateness(percent, bare)
+    beside = row.peers.values() if peer is None else [row.peers[peer]]
+    if late <= _LATE_SHARE * min(row.ours, *beside):
         return row
     reason = (
         f"not judged: the machine is busy, with nothing in their way requests left {late:,.0f} µs late at p{percent:g}"

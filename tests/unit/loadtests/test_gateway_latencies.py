@@ -113,12 +113,18 @@ def test_neighbours_take_the_same_share_of_the_core_and_leave_the_other_one_some
     assert rates == pytest.approx({"small": 10_000, "large": 100})
 
 
-def test_proxies_are_asked_at_the_same_share_of_their_saturation() -> None:
-    fast, slow = latency.Pace(saturation=40_000, others_micros=70), latency.Pace(saturation=10_000, others_micros=70)
-    assert slow.share == latency.SHARE
-    share, asked_at = latency.rates({"fast": fast, "slow": slow})
-    assert share == pytest.approx(0.25)
-    assert asked_at == pytest.approx({"fast": 10_000, "slow": 2_500})
+def test_proxies_are_asked_at_the_largest_share_that_leaves_the_other_core_some_rest() -> None:
+    full = {"fast": 40_000.0, "slow": 10_000.0}
+    probed: list[tuple[str, float]] = []
+
+    def others_micros(name: str, rate: float) -> float | None:
+        probed.append((name, rate))
+        return None if rate > 16_000 else 80.0  # at 12,000/s 0.96 of the core, at 10,000 0.8
+
+    assert latency.affordable(full, others_micros) == 0.25
+    assert probed == [("fast", 20_000), ("fast", 16_000), ("fast", 12_000), ("fast", 10_000), ("slow", 2_500)]
+    assert latency.affordable(full, lambda _, __: 1.0) == latency.SHARES[0]
+    assert latency.affordable(full, lambda _, __: None) == latency.SHARES[-1]
 
 
 def test_latencies_are_judged_beside_envoy() -> None:
@@ -128,6 +134,10 @@ def test_latencies_are_judged_beside_envoy() -> None:
     assert row.ratio == pytest.approx(0.5, abs=0.02)
     (row,) = latency.judged("w", 99, found | {"Envoy": runs(50.0)}, 1.2)
     assert row.met is False
+    (row,) = latency.judged("w", 99, found | {latency.BARE: runs(40.0, late=80.0)}, 1.2)
+    assert row.met is True, "even if only Envoy's figure had the 80 µs in it"
+    (row,) = latency.judged("w", 99, found | {latency.BARE: runs(40.0, late=150.0)}, 1.2)
+    assert row.met is None
     (row,) = latency.judged("w", 99, found, None)
     assert row.met is None
     assert latency.judged("w", 99, {"Tidegate": runs(100.0), latency.BARE: runs(40.0)}, 1.2) == []
@@ -139,6 +149,9 @@ def test_what_is_late_by_itself_is_no_verdict_on_latency() -> None:
     late = unless_late(row, 99, runs(50.0, late=60.0))
     assert late.met is None
     assert late.goal.endswith("left 60 µs late at p99")
+    beside = Row("w", "µs", 100.0, {"Envoy": 90.0, "no proxy": 50.0}, 1.1, "≤ 1.2 × Envoy", met=True)
+    assert unless_late(beside, 99, runs(50.0, late=40.0)).met is None
+    assert unless_late(beside, 99, runs(50.0, late=40.0), peer="Envoy") == beside
 
 
 def test_what_is_put_first_goes_before_all_others_where_that_is_allowed() -> None:
