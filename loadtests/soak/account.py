@@ -78,6 +78,8 @@ class Account:
     """Pipelined behind an answer that says `connection: close` (RFC 9112, 9.3.2), or streams behind a GOAWAY (RFC 9113, 6.8), and sent
     again on another connection.
     """
+    streams_at_once: int = 0
+    """Most on one connection of HTTP/2."""
     faults: list[str] = field(default_factory=list)
     """What is wrong beside requests, in words."""
     started: float = field(default_factory=time.monotonic)

@@ -30,6 +30,8 @@ _WINDOW = 65_535
 _GIVEN_BACK = 32_768
 """Room is given back in pieces of this size: for each byte would be a flood."""
 _CANCEL = 8
+_STREAMS_AT_ONCE = 100
+"""Until the gateway has said how many."""
 Fields = Sequence[tuple[str, str]]
 
 
@@ -46,6 +48,8 @@ class Multiplexed(Line):
         self.calls: dict[int, Call] = {}
         self.begun = 0
         """Streams so far."""
+        self.most = _STREAMS_AT_ONCE
+        """Streams at once, as the gateway wishes."""
         self.left = False
         """Whether nobody begins anything on it any more."""
         self._owed = 0
@@ -68,6 +72,11 @@ class Multiplexed(Line):
     def open(self) -> bool:
         """Whether new streams make sense on it."""
         return not self.ended and self.last_begun is None and not self.wrong
+
+    @property
+    def full(self) -> bool:
+        """Whether one more stream would be more than the gateway takes (RFC 9113, 5.1.2)."""
+        return len(self.calls) >= self.most
 
     def say(self, frame: Frame) -> None:
         """One frame."""
@@ -197,6 +206,7 @@ class Multiplexed(Line):
         for call in self.calls.values():
             call.room += first - self.first_room
         self.first_room = first
+        self.most = frame.settings.get(SettingsFrame.MAX_CONCURRENT_STREAMS, self.most)
         table = SettingsFrame.HEADER_TABLE_SIZE
         self._packer.header_table_size = frame.settings.get(table, self._packer.header_table_size)
         self.say(SettingsFrame(0, flags=["ACK"]))

@@ -37,6 +37,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
         "unexplained": [account.told(one) for one in verdict.unexplained],
         "failures": [account.told(one) for one in account.failures],
         "sent_again": account.resent,
+        "streams_at_once": account.streams_at_once,
         "causes": [_plain(asdict(cause), account.started) for cause in account.causes],  # type: ignore[call-overload] # dataclasses all
         "kinds": {
             name: {"asked": kind.asked, "ok": kind.ok, "explained": kind.explained}

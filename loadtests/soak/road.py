@@ -112,6 +112,7 @@ class Road:
             _note(asked, line)
             asked.idle = 0.0  # GOAWAY leaves no doubt about what has been done, however long it was idle
             call = line.begin(named)
+            self.account.streams_at_once = max(self.account.streams_at_once, len(line.calls))
             try:
                 await does(call)
                 return
@@ -126,7 +127,7 @@ class Road:
         at = self.chance.randrange(_SHARED)
         async with self._opening[at]:
             line = self._shared[at]
-            if line is None or not line.open or line.begun >= _STREAMS:
+            if line is None or not line.open or line.full or line.begun >= _STREAMS:
                 self._left(line)
                 line = self._shared[at] = await self._opened(asked, Multiplexed)
             return line

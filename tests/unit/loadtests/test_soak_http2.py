@@ -119,3 +119,16 @@ async def test_how_long_a_line_has_been_idle_is_the_kernels_word() -> None:
         await asyncio.sleep(0.3)
         line.used = 0.0
         assert 0.25 <= line.idle_seconds - before < 30
+
+
+async def test_no_more_streams_at_once_than_the_gateway_takes() -> None:
+    async with answered_with(SettingsFrame(0, {SettingsFrame.MAX_CONCURRENT_STREAMS: 2})) as line:
+        assert line.most == 100
+        calls = [line.begin(FIELDS), line.begin(FIELDS)]
+        while line.most != 2:
+            await asyncio.sleep(0.005)
+        full = [line.full]
+        for call in calls:
+            call.close()
+            full.append(line.full)
+        assert full == [True, False, False]
