@@ -33,7 +33,7 @@ def frames(spool: Path) -> int:
     """Of the write-ahead log, as far as they are not of an earlier round of it."""
     wal = (spool / f"{FILE}-wal").read_bytes()
     count = 0
-    while wal[32 + count * FRAME_BYTES :][8:16] == wal[16:24]:
+    while wal[(at := 32 + count * FRAME_BYTES) + 8 : at + 16] == wal[16:24]:
         count += 1
     return count
 
