@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from autoscaler.backends.local.environments import write_whole
 from autoscaler.backends.local.launch import Launch, Probes
 from autoscaler.backends.local.shim import CONTROL_FD, LOCK_FD, MARK
 from router.contract.specs import Probe
+from router.runtime.doors import reached
 
 RECORD, LOCK, CONTROL, LOG = "replica.json", "lock", "control.sock", "server.log"
 _SHIM = Path(__file__).with_name("shim.py")
@@ -119,22 +120,12 @@ def lives(folder: Path) -> bool:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def control_address(folder: Path) -> Iterator[str]:
-    """A short path of the control socket: socket addresses end at 107 bytes, data folders need not."""
-    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{CONTROL}"
-    finally:
-        os.close(fd)
-
-
 def connect(folder: Path) -> socket.socket:
     """A connection to the shim, non-blocking. Raises OSError when it is not there (any more)."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(1.0)  # a local connect waits only when the shim hangs with a full backlog
-        with control_address(folder) as address:
+        with reached(folder / CONTROL) as address:
             sock.connect(address)
         sock.setblocking(False)
     except BaseException:
@@ -150,7 +141,7 @@ def spawn(folder: Path) -> int:
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         control = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        with control_address(folder) as address:
+        with reached(folder / CONTROL) as address:
             control.bind(address)
         control.listen(8)
         complaints = os.open(folder / "shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
